@@ -1,0 +1,46 @@
+"""Where the data are, how they are split, and how they are prepared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from medcl.config.strict import Strict
+
+
+class DataConfig(Strict):
+    """A data set and what of it a run may see. Splits are by subject and depend on ``split_seed`` only."""
+
+    path: Path = Field(
+        description="folder of images, glob, CSV/JSONL manifest, dataset.json, nnU-Net or BIDS folder, DICOM tree"
+    )
+    labels: Path | None = Field(None, description="folder of labels with the images' names, where the layout has none")
+    store: Path | None = Field(None, description="folder of the prepared volumes; default: prepared/ in the run folder")
+    test: NonNegativeInt = Field(0, description="records held out for test, chosen by split_seed")
+    validation: NonNegativeInt = Field(0, description="records held out for choosing recipes and checkpoints")
+    split_seed: int = Field(0, description="fixes which records are held out")
+    labelled: PositiveInt | Literal["all"] = Field("all", description="how many labelled records fine-tuning may see")
+    subset: NonNegativeInt = Field(
+        0, description="which labelled subset of that size (0, 1, 2...); smaller ones are nested in larger"
+    )
+    records: tuple[str, ...] | None = Field(
+        None, description="ids of the labelled records, instead of a count and a subset"
+    )
+
+
+class RecipeConfig(Strict):
+    """What to fix of the recipe; anything left out is derived from the training records' fingerprint."""
+
+    spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = Field(
+        None, description="millimetres per voxel, x y z"
+    )
+    crop: Literal["none", "foreground"] | None = Field(None, description="crop to the body box before storing")
+    intensity: Literal["ct", "mr"] | None = Field(None, description="ct: window in HU; mr: percentiles and z-score")
+    window: tuple[float, float] | None = Field(None, description="HU window for ct")
+    percentiles: tuple[float, float] | None = Field(None, description="lower and upper percentile for mr")
+    n4: bool = Field(False, description="N4 bias field correction (mr; slow)")
+    patch: tuple[PositiveInt, PositiveInt, PositiveInt] | None = Field(
+        None, description="voxels of a training view, x y z"
+    )

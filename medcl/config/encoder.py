@@ -1,0 +1,42 @@
+"""Which network."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from medcl.config.strict import Strict
+
+
+class ResidualEncoderConfig(Strict):
+    """medcl's residual-encoder U-Net, laid out parameter for parameter like nnU-Net's."""
+
+    name: Literal["residual_unet"] = "residual_unet"
+    size: Literal["tiny", "base", "large"] = Field("tiny", description="tiny trains on two CPU cores")
+    dims: Literal[2, 3] = 3
+
+
+class SegResNetConfig(Strict):
+    """MONAI's SegResNet."""
+
+    name: Literal["segresnet"] = "segresnet"
+    filters: PositiveInt = Field(16, description="channels of the finest level")
+    dims: Literal[2, 3] = 3
+
+
+class SwinUNETRConfig(Strict):
+    """MONAI's SwinUNETR."""
+
+    name: Literal["swin_unetr"] = "swin_unetr"
+    features: PositiveInt = Field(24, description="channels of the finest level, a multiple of 12")
+    dims: Literal[2, 3] = 3
+
+    @model_validator(mode="after")
+    def _twelve(self) -> SwinUNETRConfig:
+        if self.features % 12:
+            raise ValueError(f"features is {self.features}; SwinUNETR needs a multiple of 12")
+        return self
+
+
+EncoderConfig = Annotated[ResidualEncoderConfig | SegResNetConfig | SwinUNETRConfig, Field(discriminator="name")]

@@ -1,0 +1,65 @@
+"""Fine-tuning a segmentation network on a labelled subset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from medcl.config.data import DataConfig, RecipeConfig
+from medcl.config.encoder import EncoderConfig, ResidualEncoderConfig
+from medcl.config.strict import Strict
+from medcl.config.training import OptimiserConfig, TrainerConfig
+from medcl.config.views import Augmentation, ForegroundCentre, IntensityConfig, SpatialConfig, ViewsConfig
+
+
+class SegmentationLossConfig(Strict):
+    """``dice * soft Dice + cross_entropy * cross-entropy``."""
+
+    dice: NonNegativeFloat = 1.0
+    cross_entropy: NonNegativeFloat = 1.0
+    background: bool = Field(True, description="background counts as a class of the Dice")
+    absent: Literal["skip", "zero"] = Field(
+        "skip", description="a class absent from a view: left out of the Dice, or scored 0"
+    )
+
+
+def _views() -> ViewsConfig:
+    return ViewsConfig(
+        slots=1,
+        centre=ForegroundCentre(),
+        spatial=SpatialConfig(probability=0.8, rotation=(20, 20, 20), scale=(0.85, 1.2)),
+        intensity=IntensityConfig(
+            blur=Augmentation(probability=0.2, range=(0.3, 1.0)),
+            gamma=Augmentation(probability=0.3, range=(0.7, 1.4)),
+            contrast=Augmentation(probability=0.3, range=(0.75, 1.25)),
+            brightness=Augmentation(probability=0.3, range=(-0.2, 0.2)),
+            noise=Augmentation(probability=0.2, range=(0.0, 0.15)),
+        ),
+    )
+
+
+class FinetuneConfig(Strict):
+    """`medcl finetune`."""
+
+    version: Literal[1] = 1
+    out: Path = Field(description="run folder")
+    data: DataConfig
+    init: Path | None = Field(None, description="pretraining run or weights; null: from scratch")
+    recipe: RecipeConfig = Field(RecipeConfig(), description="only without init: a pretrained network brings its own")
+    encoder: EncoderConfig = Field(ResidualEncoderConfig(), description="only without init")
+    views: ViewsConfig = Field(default_factory=_views)
+    steps: PositiveInt = 1000
+    batch: PositiveInt = 8
+    loss: SegmentationLossConfig = SegmentationLossConfig()
+    mixup: PositiveFloat | None = Field(None, description="alpha of the Beta distribution; null: no mixup")
+    freeze: tuple[Literal["encoder", "decoder"], ...] = ()
+    encoder_lr: PositiveFloat = Field(1.0, description="learning rate of pretrained parts, relative to the optimiser's")
+    optimiser: OptimiserConfig = OptimiserConfig(lr=2e-3)
+    select: Literal["last", "best"] = Field(
+        "last", description="weights to keep: the last, or the best on validation records"
+    )
+    validate_every: PositiveInt = 200
+    trainer: TrainerConfig = TrainerConfig()
+    seed: NonNegativeInt = 0

@@ -1,0 +1,55 @@
+"""How a configuration names an objective.
+
+The typed entry of an objective lives beside its function in ``medcl/objectives/``, so that adding an objective is
+one file. This module knows no objective: a subclass of :class:`ObjectiveConfig` announces itself by existing, and
+:data:`AnyObjective` picks it by ``name`` when a configuration is read. Whoever reads a configuration with terms
+imports ``medcl.objectives`` first (the commands that train do).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import PlainSerializer, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic_core import PydanticCustomError
+
+from medcl.config.strict import Strict
+
+
+class ObjectiveConfig(Strict):
+    """Base of the typed entry of one objective. Subclasses set ``name: Literal[...] = ...``."""
+
+    known: ClassVar[dict[str, type[ObjectiveConfig]]] = {}
+    name: str
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        name = cls.model_fields["name"].default
+        if isinstance(name, str):
+            ObjectiveConfig.known[name] = cls
+
+
+def _pick(value: Any, handler: ValidatorFunctionWrapHandler) -> ObjectiveConfig:
+    del handler
+    if isinstance(value, ObjectiveConfig):
+        return value
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, Mapping) or "name" not in value:
+        raise PydanticCustomError("objective", "give the objective as {{name: ...}}")
+    entry = ObjectiveConfig.known.get(str(value["name"]))
+    if entry is None:
+        close = difflib.get_close_matches(str(value["name"]), ObjectiveConfig.known, n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(sorted(ObjectiveConfig.known))}"
+        raise PydanticCustomError("objective", "no objective '{given}'{hint}", {"given": value["name"], "hint": hint})
+    return entry.model_validate(dict(value))
+
+
+AnyObjective = Annotated[
+    ObjectiveConfig,
+    WrapValidator(_pick),
+    PlainSerializer(lambda entry: entry.model_dump(mode="json"), return_type=dict),
+]
+"""A field of this type takes any objective's entry, chosen by its ``name``."""

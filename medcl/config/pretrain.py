@@ -1,0 +1,103 @@
+"""A pretraining: stages of terms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+
+from medcl.config.data import DataConfig, RecipeConfig
+from medcl.config.encoder import EncoderConfig, ResidualEncoderConfig
+from medcl.config.objective import AnyObjective
+from medcl.config.strict import Strict
+from medcl.config.training import OptimiserConfig, TrainerConfig
+from medcl.config.views import ViewsConfig
+
+
+class ProjectionHeadConfig(Strict):
+    """Global average pooling, then a perceptron: (B, C, *S) -> (B, out)."""
+
+    name: Literal["projection"] = "projection"
+    hidden: PositiveInt = 256
+    out: PositiveInt = 128
+    layers: Annotated[int, Field(ge=1, le=4)] = 2
+
+
+class DenseHeadConfig(Strict):
+    """1x1 convolutions on a map: (B, C, *S) -> (B, out, *S), the g2 of the local stage."""
+
+    name: Literal["dense"] = "dense"
+    hidden: PositiveInt | None = Field(None, description="default: as many channels as the map has")
+    out: PositiveInt | None = Field(None, description="default: as many channels as the map has")
+    layers: Annotated[int, Field(ge=1, le=4)] = 2
+
+
+class NoHeadConfig(Strict):
+    """The objective reads the features themselves."""
+
+    name: Literal["none"] = "none"
+
+
+HeadConfig = Annotated[ProjectionHeadConfig | DenseHeadConfig | NoHeadConfig, Field(discriminator="name")]
+
+
+class TermConfig(Strict):
+    """A weighted objective attached to a place in the network."""
+
+    objective: AnyObjective | None = Field(None, description="default: the top-level objective")
+    at: str = Field(
+        "pooled",
+        pattern=r"^(pooled|encoder\.\d+|decoder\.\d+)$",
+        description="pooled, encoder.K (fine to coarse) or decoder.K (coarse to fine)",
+    )
+    head: HeadConfig = ProjectionHeadConfig()
+    weight: NonNegativeFloat = 1.0
+
+
+Part = Literal["encoder", "decoder"]
+
+
+class StageConfig(Strict):
+    """A part of a pretraining: what trains, what is frozen, on which views, with which terms."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
+    steps: PositiveInt
+    batch: PositiveInt = Field(
+        8, description="view centres in a batch; a partition centre fixes it to volumes x partitions"
+    )
+    train: tuple[Part, ...] = Field(("encoder",), description="the parts whose weights move; heads always do")
+    freeze_norm: bool = Field(True, description="frozen parts also keep their normalisation statistics")
+    views: ViewsConfig = ViewsConfig()
+    terms: tuple[TermConfig, ...] = Field(min_length=1)
+    optimiser: OptimiserConfig = OptimiserConfig()
+
+
+class PretrainConfig(Strict):
+    """`medcl pretrain`."""
+
+    version: Literal[1] = 1
+    out: Path = Field(description="run folder")
+    data: DataConfig
+    recipe: RecipeConfig = RecipeConfig()
+    encoder: EncoderConfig = ResidualEncoderConfig()
+    init: Path | None = Field(None, description="run folder or weights to start from")
+    objective: AnyObjective | None = Field(None, description="the objective of every term that names none")
+    stages: tuple[StageConfig, ...] = Field(min_length=1)
+    trainer: TrainerConfig = TrainerConfig()
+    assume_aligned: bool = Field(
+        False, description="the volumes' body boxes correspond across subjects (needed by local_ld)"
+    )
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _terms_have_objectives(self) -> PretrainConfig:
+        for stage in self.stages:
+            if self.objective is None and any(term.objective is None for term in stage.terms):
+                raise ValueError(
+                    f"stage '{stage.name}' has a term without objective, and there is no top-level objective"
+                )
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"stage names repeat: {', '.join(names)}")
+        return self

@@ -1,0 +1,62 @@
+"""`--print-config`: a configuration with its defaults, commented with what each key means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from medcl.config.load import models_in
+
+
+def commented_defaults(model: type[BaseModel]) -> str:
+    """YAML of every key of ``model`` with its default and its description; required keys are marked."""
+    return "\n".join(_lines(model, None, 0)) + "\n"
+
+
+def commented(config: BaseModel) -> str:
+    """YAML of the values of ``config``, each key with its description."""
+    return "\n".join(_lines(type(config), config, 0)) + "\n"
+
+
+def _lines(model: type[BaseModel], values: BaseModel | None, depth: int) -> list[str]:
+    pad = "  " * depth
+    lines = []
+    for name, field in model.model_fields.items():
+        value = getattr(values, name) if values is not None else _default(field)
+        comment = f"  # {field.description}" if field.description else ""
+        if value is PydanticUndefined:
+            options = [entry for entry in models_in(field)]
+            if len(options) == 1 and not isinstance(value, tuple) and name != "stages":
+                lines.append(f"{pad}{name}:{comment}")
+                lines.extend(_lines(options[0], None, depth + 1))
+            else:
+                lines.append(f"{pad}{name}: ???{comment or '  # required'}")
+        elif isinstance(value, BaseModel):
+            lines.append(f"{pad}{name}:{comment}")
+            lines.extend(_lines(type(value), value, depth + 1))
+        elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
+            lines.append(f"{pad}{name}:{comment}")
+            for item in value:
+                inner = _lines(type(item), item, depth + 2)
+                lines.append(f"{pad}  - {inner[0].strip()}")
+                lines.extend(inner[1:])
+        else:
+            lines.append(f"{pad}{name}: {_scalar(value)}{comment}")
+    return lines
+
+
+def _default(field: FieldInfo) -> Any:
+    return field.get_default(call_default_factory=True)
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, tuple):
+        value = list(value)
+    elif value is not None and not isinstance(value, str | int | float | bool | dict | list):
+        value = str(value)
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000).strip()
+    return text.removesuffix("...").strip()

@@ -1,0 +1,103 @@
+"""What a training view is: where it is cut and how it is augmented."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from medcl.config.strict import Strict
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class SpatialConfig(Strict):
+    """One composed resampling: rotation, scale, shear, flip into one affine, plus an optional displacement field."""
+
+    probability: Probability = Field(1.0, description="share of views with rotation, scale, shear")
+    rotation: tuple[float, float, float] = Field(
+        (15.0, 15.0, 15.0), description="largest rotation about x, y, z in degrees"
+    )
+    scale: tuple[PositiveFloat, PositiveFloat] = Field((0.9, 1.1), description="range of the isotropic zoom")
+    shear: NonNegativeFloat = Field(0.0, description="largest shear coefficient")
+    flip: tuple[Probability, Probability, Probability] = Field(
+        (0.0, 0.0, 0.0), description="chance to mirror along x, y, z"
+    )
+    displacement: NonNegativeFloat = Field(
+        0.0, description="standard deviation of the displacement field in mm; 0: none"
+    )
+    displacement_spacing: PositiveFloat = Field(16.0, description="distance of its control points in mm")
+
+
+class Augmentation(Strict):
+    """A chance and a range of strength."""
+
+    probability: Probability
+    range: tuple[float, float]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Augmentation:
+        if self.range[0] > self.range[1]:
+            raise ValueError(f"range {list(self.range)} runs backwards; give it as [low, high]")
+        return self
+
+
+class IntensityConfig(Strict):
+    """Batched intensity changes on prepared (z-scored) intensities, in this order; null leaves one out."""
+
+    low_resolution: Augmentation | None = Field(None, description="down- and up-sampling by this factor (1-2)")
+    blur: Augmentation | None = Field(None, description="Gaussian sigma in voxels")
+    bias_field: Augmentation | None = Field(None, description="amplitude of a smooth multiplicative field exp(+-a)")
+    gamma: Augmentation | None = Field(None, description="exponent on the view's own range")
+    contrast: Augmentation | None = Field(None, description="factor about the view's mean")
+    brightness: Augmentation | None = Field(None, description="additive shift in standard deviations")
+    noise: Augmentation | None = Field(None, description="Gaussian standard deviation")
+
+
+class RandomCentre(Strict):
+    """Centres uniform in the record."""
+
+    name: Literal["random"] = "random"
+
+
+class ForegroundCentre(Strict):
+    """A share of the views is centred on a voxel of a random label present in the record (fine-tuning)."""
+
+    name: Literal["foreground"] = "foreground"
+    share: Probability = 0.5
+
+
+class PartitionCentre(Strict):
+    """A batch holds ``volumes`` records, one view centre in every partition of each (volumetric.md 1.2, 1.5)."""
+
+    name: Literal["partition"] = "partition"
+    volumes: PositiveInt = Field(2, description="distinct records in a batch")
+    parts: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
+        (1, 1, 4), description="partitions of the body box along x, y, z"
+    )
+
+
+Centre = Annotated[RandomCentre | ForegroundCentre | PartitionCentre, Field(discriminator="name")]
+
+
+class MaskingConfig(Strict):
+    """Blocks of the view hidden from the encoder (masked autoencoder)."""
+
+    ratio: Probability = 0.6
+    block: PositiveInt = Field(8, description="side of a hidden block in voxels")
+
+
+class ViewsConfig(Strict):
+    """Views of one batch."""
+
+    slots: PositiveInt = Field(2, description="views of every centre")
+    patch: tuple[PositiveInt, PositiveInt, PositiveInt] | None = Field(
+        None, description="voxels x y z; default: the recipe's patch"
+    )
+    centre: Centre = Field(RandomCentre(), description="where views are centred: random, foreground, partition")
+    jitter: NonNegativeFloat = Field(0.0, description="how far the slots' centres may differ, as a share of the patch")
+    shared_geometry: bool = Field(False, description="all slots share one geometry and differ by intensity only")
+    plain_first: bool = Field(False, description="slot 0 is untransformed")
+    spatial: SpatialConfig | None = SpatialConfig()
+    intensity: IntensityConfig | None = IntensityConfig()
+    masking: MaskingConfig | None = None

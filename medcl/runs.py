@@ -1,0 +1,172 @@
+"""The run folder: every command writes into one, always laid out the same way.
+
+``config.yaml`` (resolved; running it again repeats the run), ``run.json`` (versions, git state, device, seeds,
+times, peak memory, outcome), ``metrics.jsonl``, ``checkpoints/``, ``weights/``, ``page.html``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+from pydantic import BaseModel
+
+from medcl.errors import ConfigError, DataError
+from medcl.files import write_json, write_text
+
+_REPORTED_PACKAGES = ("medcl", "torch", "monai", "lightning", "nibabel", "numpy", "SimpleITK")
+
+
+class RunFolder:
+    """One run's folder. Open it with :meth:`started`; read a finished one with ``RunFolder(path)``."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.facts = self.path / "run.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.weights = self.path / "weights"
+        self.page = self.path / "page.html"
+
+    def read_facts(self) -> dict[str, Any]:
+        """The content of ``run.json``. Raises DataError where the folder is not a run."""
+        if not self.facts.is_file():
+            raise DataError(f"{self.path}: not a run folder (no run.json in it); name the folder given as out=")
+        facts: dict[str, Any] = json.loads(self.facts.read_text())
+        return facts
+
+    def is_finished(self) -> bool:
+        """Whether a run in this folder ended well."""
+        return self.facts.is_file() and self.read_facts().get("status") == "finished"
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Every logged row, oldest first; a last line cut off by a crash is left out."""
+        if not self.metrics.is_file():
+            return []
+        rows = []
+        for line in self.metrics.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return rows
+
+    def record(self, **facts: Any) -> None:
+        """Add ``facts`` to ``run.json``."""
+        current = json.loads(self.facts.read_text()) if self.facts.is_file() else {}
+        write_json(self.facts, {**current, **facts})
+
+    @contextmanager
+    def started(
+        self, command: str, config: BaseModel | Mapping[str, Any], *, seed: int | None = None, resume: bool = False
+    ) -> Iterator[RunFolder]:
+        """Own the folder while a command runs: lock it, write config and facts, note how it ended.
+
+        Raises ConfigError if another process uses the folder, or if it holds a run of another configuration
+        (unless ``resume``), so that nothing is overwritten silently.
+        """
+        text = dump_config(config)
+        if not resume and self.config.is_file() and self.config.read_text() != text and self.is_finished():
+            raise ConfigError(
+                f"{self.path}: holds a finished run with another configuration; choose another out= or remove it"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            write_text(self.config, text)
+            begun = time.monotonic()
+            previous = json.loads(self.facts.read_text()) if resume and self.facts.is_file() else {}
+            facts = {
+                **previous,
+                "command": command,
+                "status": "running",
+                "started": _now(),
+                "seed": seed,
+                **environment(),
+            }
+            write_json(self.facts, facts)
+            status = "failed"
+            try:
+                yield self
+                status = "finished"
+            except (KeyboardInterrupt, SystemExit):
+                status = "interrupted"
+                raise
+            finally:
+                usage = resource.getrusage(resource.RUSAGE_SELF)
+                self.record(
+                    status=status,
+                    ended=_now(),
+                    wall_seconds=round(previous.get("wall_seconds", 0.0) + time.monotonic() - begun, 3),
+                    cpu_seconds=round(previous.get("cpu_seconds", 0.0) + usage.ru_utime + usage.ru_stime, 3),
+                    peak_memory_mib=round(usage.ru_maxrss / 1024, 1),
+                )
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with open(self.path / ".lock", "w") as handle:
+            _lock(handle, self.path)
+            yield
+
+
+def dump_config(config: BaseModel | Mapping[str, Any]) -> str:
+    """The resolved configuration as YAML that loads back to the same values."""
+    values = config.model_dump(mode="json") if isinstance(config, BaseModel) else dict(config)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and git state of the code: what someone needs to repeat a run."""
+    versions = {}
+    for name in _REPORTED_PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "argv": sys.argv[1:],
+        "git": _git_state(),
+    }
+
+
+def _git_state() -> str | None:
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+
+def _lock(handle: IO[str], path: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: another medcl process is writing here; wait for it or choose another out="
+        ) from error
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -41,7 +41,7 @@ class _Source:
             raise ConfigError(f"{path}: cannot be read ({error})") from error
         try:
             for event in yaml.parse(text, Loader=yaml.SafeLoader):
-                if isinstance(event, yaml.AliasEvent):
+                if isinstance(event, yaml.AliasEvent) and event.start_mark:
                     line = event.start_mark.line + 1
                     raise ConfigError(f"{path}:{line}: YAML aliases are not allowed; write the value out")
             node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -143,12 +143,9 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> list[Lo
 
 def _set(values: Any, location: Location, value: Any) -> None:
     for part in location[:-1]:
-        if isinstance(values, dict):
-            if not isinstance(values.get(part), dict | list):
-                values[part] = {"name": values[part]} if isinstance(values.get(part), str) else {}
-            values = values[part]
-        else:
-            values = values[part]
+        if isinstance(values, dict) and not isinstance(values.get(part), dict | list):
+            values[part] = {"name": values[part]} if isinstance(values.get(part), str) else {}
+        values = values[part]
     if isinstance(values, list) and location[-1] == len(values):
         values.append(value)
     else:

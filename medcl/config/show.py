@@ -29,7 +29,7 @@ def _lines(model: type[BaseModel], values: BaseModel | None, depth: int) -> list
         value = getattr(values, name) if values is not None else _default(field)
         comment = f"  # {field.description}" if field.description else ""
         if value is PydanticUndefined:
-            options = [entry for entry in models_in(field)]
+            options = models_in(field)
             if len(options) == 1 and not isinstance(value, tuple) and name != "stages":
                 lines.append(f"{pad}{name}:{comment}")
                 lines.extend(_lines(options[0], None, depth + 1))

@@ -1,0 +1,89 @@
+"""`medcl`: finds the command, runs it, and turns problems into readable lines.
+
+A command's file is imported when that command is called, and its heavy code when it runs, so that ``--help``
+answers without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from medcl import __version__
+from medcl.errors import MedclError
+
+COMMANDS = {
+    "inspect": "What is in a folder of scans, and what is wrong with it.",
+    "prepare": "Reorient, resample, normalise and store volumes once.",
+    "pretrain": "Learn an encoder from unlabelled volumes.",
+    "finetune": "Train a segmentation network on a few labelled volumes.",
+    "predict": "Segment new NIfTI or DICOM scans.",
+    "evaluate": "Score masks against the truth.",
+    "compare": "Paired differences between two evaluations.",
+    "run": "Run a pipeline of all of these, resumable, ending in one page.",
+    "describe": "What a run, a weights file or a data set is, and how it was made.",
+    "demo": "The whole path in minutes, offline, on a simulated cohort.",
+}
+"""Every command with its line in ``medcl --help``; its code is ``medcl/cli/<name>.py``."""
+
+
+class _LazyCommands(TyperGroup):
+    """Imports a command's module only when that command is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"medcl.cli.{cmd_name}")
+        single = typer.Typer(add_completion=False, rich_markup_mode=None)
+        single.command(cmd_name, help=module.command.__doc__)(module.command)
+        return typer.main.get_command(single)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+app = typer.Typer(cls=_LazyCommands, add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"medcl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug messages.")] = False,
+) -> None:
+    """Learn from unlabelled scans; segment with a handful of labels."""
+    logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, format="%(message)s", stream=sys.stderr)
+
+
+def main() -> None:
+    """Entry point of the ``medcl`` command. Exit codes: 0 done, 1 done with problems found, 2 could not be done."""
+    debug = "--debug" in sys.argv
+    if debug:  # allowed anywhere on the line
+        sys.argv.remove("--debug")
+        sys.argv.insert(1, "--debug")
+    try:
+        app()
+    except MedclError as error:
+        if debug:
+            raise
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

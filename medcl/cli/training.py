@@ -1,0 +1,33 @@
+"""What `medcl pretrain` and `medcl finetune` share: reading the configuration and running it."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from medcl.config.finetune import FinetuneConfig
+from medcl.config.load import load_config
+from medcl.config.pretrain import PretrainConfig
+from medcl.config.shipped import find_config
+from medcl.config.show import commented, commented_defaults
+
+_MODELS: dict[str, type[PretrainConfig] | type[FinetuneConfig]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
+
+
+def run_training(name: str, config: Path | None, overrides: list[str], *, resume: bool, print_config: bool) -> None:
+    """Read the configuration of ``name`` and run it; the first argument may already be an override."""
+    model = _MODELS[name]
+    if config is not None and "=" in str(config):
+        config, overrides = None, [str(config), *overrides]
+    if print_config and config is None and not overrides:
+        print(commented_defaults(model), end="")
+        return
+    importlib.import_module("medcl.objectives")  # announces the objectives that a configuration may name
+    resolved = load_config(model, find_config(config) if config else None, overrides)
+    if print_config:
+        print(commented(resolved), end="")
+        return
+    workflow = importlib.import_module(f"medcl.workflow.{name}")
+    run = getattr(workflow, name)(resolved, resume=resume)
+    state = run.read_facts().get("status")
+    print(f"{'finished' if state == 'finished' else 'stopped; go on with --resume'}: {run.path}")

@@ -1,0 +1,113 @@
+"""A pipeline: arms, a grid of labelled counts, subsets and seeds, and what to do with the results.
+
+What all arms share (data, recipe, network) is said once. The ``pretrain`` and ``finetune`` sections hold keys of
+:class:`PretrainConfig` and :class:`FinetuneConfig`; each may start from a file named by ``config:``, and an arm's
+section is laid over the shared one. ``medcl.workflow.plan`` resolves and validates them before anything runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from medcl.config.data import DataConfig, RecipeConfig
+from medcl.config.encoder import EncoderConfig
+from medcl.config.strict import Strict
+
+Labelled = PositiveInt | Literal["all"]
+ArmName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+
+
+class ArmConfig(Strict):
+    """One way of getting a segmentation network."""
+
+    label: str | None = Field(None, description="how figures and tables call it; default: the arm's name")
+    pretrain: dict[str, Any] | None = Field(
+        None, description="laid over the shared pretrain section; {}: that section as it is; null: from scratch"
+    )
+    finetune: dict[str, Any] = Field({}, description="laid over the shared finetune section")
+
+
+class GridConfig(Strict):
+    """Every arm is fine-tuned once for each labelled count, labelled subset and seed."""
+
+    labelled: tuple[Labelled, ...] = Field((2, "all"), min_length=1, description="how many labelled records; or all")
+    subsets: PositiveInt = Field(3, description="labelled subsets of every count (one for all)")
+    seeds: tuple[NonNegativeInt, ...] = Field((0,), min_length=1, description="seeds of the fine-tuning")
+    pretrain_per_seed: bool = Field(
+        False, description="pretrain anew for every seed, so that intervals hold its chance too"
+    )
+
+    @model_validator(mode="after")
+    def _distinct(self) -> GridConfig:
+        for name in ("labelled", "seeds"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} names a value twice: {', '.join(map(str, values))}")
+        return self
+
+
+class StudyPredictConfig(Strict):
+    """How masks are predicted."""
+
+    tta: bool = Field(False, description="average the predictions over mirrored inputs")
+
+
+class StudyEvaluateConfig(Strict):
+    """What masks are scored on."""
+
+    on: Literal["test", "validation"] = Field("test", description="choose recipes on validation; test comes once")
+    tolerance: PositiveFloat = Field(1.0, description="of the surface Dice, in mm")
+
+
+class CompareConfig(Strict):
+    """Paired differences on identical labelled subsets, seeds and cases."""
+
+    baseline: str | None = Field(None, description="the arm that others are compared with; default: the first")
+    at: Labelled | None = Field(None, description="the labelled count of the headline; default: the smallest")
+    resamples: PositiveInt = Field(2000, description="of the bootstrap")
+
+
+class PipelineConfig(Strict):
+    """`medcl run`."""
+
+    version: Literal[1] = 1
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", description="short name of the study")
+    title: str | None = Field(None, description="heading of the page; default: the name")
+    simulated: bool = Field(False, description="the data are simulated; the page says so in large letters")
+    out: Path = Field(description="folder of the whole study")
+    data: DataConfig
+    recipe: RecipeConfig = RecipeConfig()
+    encoder: EncoderConfig | None = Field(None, description="network of every arm; default: the stages' own")
+    pretrain: dict[str, Any] = Field({}, description="keys of a pretraining that the arms share; config: a file")
+    finetune: dict[str, Any] = Field({}, description="keys of the fine-tuning that the arms share; config: a file")
+    arms: dict[ArmName, ArmConfig] = Field(min_length=1)
+    grid: GridConfig = GridConfig()
+    predict: StudyPredictConfig = StudyPredictConfig()
+    evaluate: StudyEvaluateConfig = StudyEvaluateConfig()
+    compare: CompareConfig = CompareConfig()
+    jobs: PositiveInt = Field(1, description="runs at a time, in processes of one thread each when more than one")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PipelineConfig:
+        taken = sorted({"labelled", "subset", "records"} & self.data.model_fields_set)
+        if taken:
+            raise ValueError(f"data.{taken[0]} is chosen by the grid; set grid.labelled and grid.subsets instead")
+        if self.compare.baseline is not None and self.compare.baseline not in self.arms:
+            raise ValueError(f"compare.baseline: no arm '{self.compare.baseline}'; the arms are {', '.join(self.arms)}")
+        if self.compare.at is not None and self.compare.at not in self.grid.labelled:
+            raise ValueError(f"compare.at: {self.compare.at} is not among grid.labelled")
+        if getattr(self.data, self.evaluate.on) == 0:
+            raise ValueError(f"data.{self.evaluate.on} is 0; say how many records to hold out for evaluate.on")
+        return self
+
+    @property
+    def baseline(self) -> str:
+        """The arm that others are compared with."""
+        return self.compare.baseline or next(iter(self.arms))
+
+    def label_of(self, arm: str) -> str:
+        """How figures and tables call an arm."""
+        return self.arms[arm].label or arm.replace("_", " ")

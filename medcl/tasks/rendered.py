@@ -1,41 +1,84 @@
-"""What every task on views shares: a batch arrives as a plan and becomes views on the device."""
+"""What every task on views shares: its stream of batches, and rendering a batch on the device."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import lightning
 import torch
+from torch import Tensor
 
 from medcl.config.training import OptimiserConfig
 from medcl.seeds import derive_seed
 from medcl.tasks.optimisation import build_optimiser
+from medcl.tasks.plans import PlanLoader
 from medcl.views.sampler import ViewPlan, ViewSampler
 from medcl.views.view import View
 
 
 class RenderedTask(lightning.LightningModule):
-    """Renders the views of a batch on the device, and fixes the random state of every step.
+    """A task whose batches are plans of views, rendered on the device.
 
-    The random state is a function of (seed, step, rank) alone, so that a resumed run draws what an uninterrupted one
-    would have drawn.
+    Batches and the random state of a step are functions of (seed, batch number, rank) alone, so that a resumed run
+    draws what an uninterrupted one would have drawn.
+
+    Args:
+        sampler: makes the views.
+        optimiser: and its schedule over ``steps`` optimiser steps.
+        accumulate: batches of an optimiser step.
+        workers: processes that cut views ahead.
+        seed: of the run.
     """
 
-    def __init__(self, sampler: ViewSampler, optimiser: OptimiserConfig, steps: int, seed: int) -> None:
+    def __init__(
+        self,
+        sampler: ViewSampler,
+        optimiser: OptimiserConfig,
+        steps: int,
+        *,
+        accumulate: int = 1,
+        workers: int = 0,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
         self.sampler = sampler
         self.optimiser = optimiser
         self.steps = steps
+        self.accumulate = accumulate
+        self.workers = workers
         self.seed = seed
+        self.batches_done = 0
+
+    def train_dataloader(self) -> Iterable[ViewPlan]:
+        return PlanLoader(
+            self.sampler,
+            self.steps * self.accumulate,
+            first=self.batches_done,
+            rank=self.global_rank,
+            ranks=self.trainer.world_size,
+            workers=self.workers,
+        )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        return batch.to(device) if isinstance(batch, ViewPlan) else super().transfer_batch_to_device(batch, device, dataloader_idx)
+        if isinstance(batch, ViewPlan):
+            return batch.to(device)
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         return self.sampler.render(batch, self.device) if isinstance(batch, ViewPlan) else batch
 
     def on_train_batch_start(self, batch: tuple[View, ...], batch_idx: int) -> None:
-        torch.manual_seed(derive_seed(self.seed, "step", batch_idx, self.global_rank))
+        torch.manual_seed(derive_seed(self.seed, "batch", batch_idx, self.global_rank))
+
+    def on_train_batch_end(self, outputs: Any, batch: tuple[View, ...], batch_idx: int) -> None:
+        self.batches_done = batch_idx + 1
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["batches_done"] = self.batches_done
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.batches_done = checkpoint["batches_done"]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters that train, with an optional ``scale`` of the learning rate."""
@@ -43,3 +86,7 @@ class RenderedTask(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         return build_optimiser(self.parameter_groups(), self.optimiser, self.steps)
+
+    def figures(self) -> dict[str, float | Tensor]:
+        """What the last batch showed, for the log: called every few steps only."""
+        return {}

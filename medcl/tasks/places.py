@@ -1,0 +1,33 @@
+"""Places in a network that a term may be attached to: ``pooled``, ``encoder.K`` (fine to coarse), ``decoder.K`` (coarse to fine)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from medcl.encoders.volume import Encoder
+from medcl.errors import ConfigError
+
+
+def channels_at(encoder: Encoder, place: str) -> int:
+    """Channels of the features at ``place``. Raises ConfigError where the network has no such place."""
+    part, _, level = place.partition(".")
+    widths: Sequence[int] = encoder.decoder_channels if part == "decoder" else encoder.channels
+    index = int(level) if level else len(widths) - 1
+    if index >= len(widths):
+        raise ConfigError(f"at: {place} does not exist; this network has {part}.0 to {part}.{len(widths) - 1}")
+    return int(widths[index])
+
+
+def decoder_depth(places: Sequence[str]) -> int:
+    """How many decoder blocks the ``places`` need: 0 where none of them lies in the decoder."""
+    return max((int(place.partition(".")[2]) + 1 for place in places if place.startswith("decoder.")), default=0)
+
+
+def features_at(place: str, features: Sequence[Tensor], maps: Sequence[Tensor]) -> Tensor:
+    """The tensor ``(N, C, *S)`` at ``place``; ``pooled`` is the coarsest encoder map, pooled by its head."""
+    part, _, level = place.partition(".")
+    if part == "decoder":
+        return maps[int(level)]
+    return features[int(level) if level else -1]

@@ -1,0 +1,45 @@
+"""The stream of batches of a run: batch number k is a function of the seed and k, so a stream can start anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch.utils.data import DataLoader, Dataset
+
+from medcl.views.sampler import ViewPlan, ViewSampler
+
+
+class _Plans(Dataset[ViewPlan]):
+    def __init__(self, sampler: ViewSampler, rank: int, ranks: int) -> None:
+        self.sampler = sampler
+        self.rank = rank
+        self.ranks = ranks
+
+    def __getitem__(self, number: int) -> ViewPlan:
+        return self.sampler.plan(number * self.ranks + self.rank)
+
+
+class PlanLoader:
+    """Plans number ``first`` to ``batches - 1`` of this rank, cut ahead by ``workers`` processes.
+
+    ``len()`` counts the whole stream, as Lightning's progress does, also when it starts in the middle.
+    """
+
+    def __init__(
+        self, sampler: ViewSampler, batches: int, *, first: int = 0, rank: int = 0, ranks: int = 1, workers: int = 0
+    ) -> None:
+        self.batches = batches
+        self._loader: DataLoader[ViewPlan] = DataLoader(
+            _Plans(sampler, rank, ranks),
+            batch_size=None,
+            sampler=range(first, batches),
+            num_workers=workers,
+            multiprocessing_context="spawn" if workers else None,
+            prefetch_factor=4 if workers else None,
+        )
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[ViewPlan]:
+        return iter(self._loader)

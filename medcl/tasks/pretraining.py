@@ -1,0 +1,158 @@
+"""One stage of a pretraining: an encoder, what of it trains, and the stage's terms."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medcl.config.objective import ObjectiveConfig
+from medcl.config.pretrain import StageConfig, TermConfig
+from medcl.encoders.heads import build_head
+from medcl.encoders.volume import Encoder
+from medcl.errors import ConfigError
+from medcl.objectives.codes import Codes
+from medcl.objectives.output import LossOutput
+from medcl.seeds import derive_seed
+from medcl.tasks.places import channels_at, decoder_depth, features_at
+from medcl.tasks.rendered import RenderedTask
+from medcl.views.sampler import ViewSampler
+from medcl.views.view import View
+
+
+class Term(nn.Module):
+    """A weighted objective at a place of the network, with its head."""
+
+    def __init__(self, config: TermConfig, objective: ObjectiveConfig, encoder: Encoder) -> None:
+        super().__init__()
+        self.name = objective.name
+        self.at = config.at
+        self.weight = config.weight
+        self.head = build_head(config.head, channels_at(encoder, config.at), encoder.spatial_dims)
+        self.objective = objective.build(self.head.out_channels, encoder.spatial_dims)
+
+
+class PretrainTask(RenderedTask):
+    """The stage ``stage`` of a pretraining of ``encoder``.
+
+    Args:
+        encoder: the network; shared between stages.
+        stage: what trains, on which views, with which terms.
+        objectives: the objective of each term, in the order of ``stage.terms``.
+        sampler: makes the views.
+        subjects: ``(records,)`` subject number of every record the sampler knows, by its record index.
+        accumulate, workers, seed: see RenderedTask.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        stage: StageConfig,
+        objectives: Sequence[ObjectiveConfig],
+        sampler: ViewSampler,
+        subjects: Tensor,
+        *,
+        accumulate: int = 1,
+        workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            sampler, stage.optimiser, stage.steps, accumulate=accumulate, workers=workers, seed=derive_seed(seed, stage.name)
+        )
+        self.encoder = encoder
+        self.stage = stage
+        self.terms = nn.ModuleList(
+            Term(term, objective, encoder) for term, objective in zip(stage.terms, objectives, strict=True)
+        )
+        self.depth = decoder_depth([term.at for term in stage.terms])
+        self.register_buffer("subjects", subjects, persistent=False)
+        self.latest: list[LossOutput] = []
+        self.recent_codes: deque[Tensor] = deque(maxlen=16)
+        self._freeze()
+
+    def _freeze(self) -> None:
+        """Only the named parts, and of the decoder only the blocks that the terms reach, train."""
+        if "decoder" in self.stage.train and self.depth == 0:
+            raise ConfigError(f"stage '{self.stage.name}' trains the decoder, but none of its terms is at decoder.K")
+        used = {id(p) for p in self.encoder.decoder_parameters(upto=self.depth)} if self.depth else set()
+        for name, parameter in self.encoder.named_parameters():
+            part = name.partition(".")[0]
+            trains = part in self.stage.train and (part == "encoder" or id(parameter) in used)
+            parameter.requires_grad_(trains)
+
+    def train(self, mode: bool = True) -> PretrainTask:
+        """Frozen parts stay in evaluation mode (``freeze_norm``), so that their statistics do not move."""
+        super().train(mode)
+        if mode and self.stage.freeze_norm:
+            for part in ("encoder", "decoder"):
+                if part not in self.stage.train:
+                    getattr(self.encoder, part).eval()
+        return self
+
+    def forward(self, data: Tensor) -> list[Tensor]:
+        """Outputs of the terms' heads for ``data (N, C, *S)``: ``(N, D)`` vectors or ``(N, D, *S')`` maps."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and "encoder" in self.stage.train):
+            features = self.encoder.encode(data)
+        maps = self.encoder.decode(features, upto=self.depth) if self.depth else []
+        return [term.head(features_at(term.at, features, maps)) for term in self.terms]
+
+    def training_step(self, batch: tuple[View, ...], batch_idx: int) -> Tensor:
+        data = torch.cat([view.data for view in batch])
+        hidden = _joined(batch, "mask")
+        outputs = self(data if hidden is None else data.masked_fill(hidden[:, None], 0.0))
+        self.latest = [
+            term.objective(self._codes(batch, output)) for term, output in zip(self.terms, outputs, strict=True)
+        ]
+        self.recent_codes.append(_as_rows(outputs[0].detach()))
+        return torch.stack([term.weight * found.loss for term, found in zip(self.terms, self.latest, strict=True)]).sum()
+
+    def figures(self) -> dict[str, float | Tensor]:
+        """Loss and similarities of every term, and the effective rank of the first term's recent codes."""
+        found: dict[str, float | Tensor] = {}
+        for index, (term, output) in enumerate(zip(self.terms, self.latest, strict=True)):
+            prefix = "" if index == 0 else f"{term.name}/"
+            found[f"{prefix}loss"] = output.loss.detach()
+            if output.all_equal:
+                found[f"{prefix}loss_over_all_equal"] = output.loss.detach() / output.all_equal
+            found.update({f"{prefix}{name}": value for name, value in output.parts.items()})
+        found["effective_rank"] = effective_rank(torch.cat(list(self.recent_codes)))
+        return found
+
+    def _codes(self, batch: tuple[View, ...], output: Tensor) -> Codes:
+        slots = len(batch)
+        first = batch[0]
+        z = output.unflatten(0, (slots, -1))
+        has_partitions = bool((first.partition >= 0).all())
+        return Codes(
+            z=z,
+            record=first.record,
+            subject=self.subjects[first.record],
+            partition=torch.stack([view.partition for view in batch]) if has_partitions else None,
+            position=torch.stack([view.position for view in batch]),
+            affine=torch.stack([view.affine for view in batch]),
+            image=torch.stack([view.data for view in batch]),
+            hidden=torch.stack([view.mask for view in batch]) if first.mask is not None else None,
+        )
+
+
+def effective_rank(rows: Tensor) -> Tensor:
+    """Exponential of the entropy of the normalised singular values of unit ``rows (N, D)``; 1 when collapsed."""
+    values = torch.linalg.svdvals(nn.functional.normalize(rows.float(), dim=1))
+    share = values / values.sum().clamp_min(1e-12)
+    return torch.special.entr(share).sum().exp()
+
+
+def _as_rows(codes: Tensor, most: int = 256) -> Tensor:
+    """Vectors ``(N, D)`` of the codes: a map's cells, thinned out evenly."""
+    if codes.ndim == 2:
+        return codes
+    cells = codes.flatten(2).transpose(1, 2).flatten(0, 1)
+    return cells[:: max(len(cells) // most, 1)]
+
+
+def _joined(batch: tuple[View, ...], name: str) -> Tensor | None:
+    parts: list[Any] = [getattr(view, name) for view in batch]
+    return None if parts[0] is None else torch.cat(parts)

@@ -1,0 +1,134 @@
+"""Fine-tuning a segmentation network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from monai.inferers import sliding_window_inference
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from medcl.config.finetune import FinetuneConfig
+from medcl.encoders.segmenter import Segmenter
+from medcl.objectives.segmentation import segmentation_loss
+from medcl.preparation.store import Store
+from medcl.seeds import derive_seed
+from medcl.tasks.rendered import RenderedTask
+from medcl.views.sampler import ViewSampler
+from medcl.views.view import View
+
+
+class SegmentationTask(RenderedTask):
+    """Trains ``segmenter`` on the labelled views of ``sampler``; scores prepared ``validation`` records by Dice.
+
+    Args:
+        segmenter: the network, with pretrained parts already loaded.
+        config: loss, mixup, what is frozen, optimiser.
+        validation: store and ids of the validation records, or None.
+        pretrained: whether the encoder's weights were loaded, so that ``encoder_lr`` applies to it.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        config: FinetuneConfig,
+        sampler: ViewSampler,
+        *,
+        patch: tuple[int, ...],
+        validation: tuple[Store, tuple[str, ...]] | None = None,
+        pretrained: bool = False,
+    ) -> None:
+        super().__init__(
+            sampler,
+            config.optimiser,
+            config.steps,
+            accumulate=config.trainer.accumulate,
+            workers=config.trainer.workers,
+            seed=derive_seed(config.seed, "finetune"),
+        )
+        self.segmenter = segmenter
+        self.config = config
+        self.patch = patch
+        self.validation = validation
+        self.pretrained = pretrained
+        self.latest: dict[str, Tensor] = {}
+        self.validation_counts: list[Tensor] = []
+        for part in config.freeze:
+            getattr(segmenter.encoder, part).requires_grad_(False)
+
+    def forward(self, data: Tensor) -> Tensor:
+        """Logits ``(B, K, *S)`` of ``data (B, C, *S)``."""
+        return self.segmenter(data)
+
+    def training_step(self, batch: tuple[View, ...], batch_idx: int) -> Tensor:
+        data = torch.cat([view.data for view in batch])
+        label = torch.cat([view.label for view in batch if view.label is not None])
+        target = label if self.config.mixup is None else nn.functional.one_hot(label, self.segmenter.classes).movedim(-1, 1)
+        if self.config.mixup is not None:
+            data, target = self._mix(data, target.to(data.dtype), batch_idx)
+        loss = self.config.loss
+        found = segmentation_loss(
+            self(data), target, dice=loss.dice, cross_entropy=loss.cross_entropy, background=loss.background, absent=loss.absent
+        )
+        self.latest = {"loss": found.loss.detach(), **found.parts}
+        return found.loss
+
+    def _mix(self, data: Tensor, target: Tensor, batch_idx: int) -> tuple[Tensor, Tensor]:
+        """Convex combinations of pairs of views and of their one-hot labels (mixup; volumetric.md 3.4)."""
+        alpha = self.config.mixup
+        draw = np.random.default_rng(derive_seed(self.seed, "mixup", batch_idx, self.global_rank))
+        share = torch.as_tensor(draw.beta(alpha, alpha, len(data)), dtype=data.dtype, device=data.device)
+        share = share.view(-1, *[1] * (data.ndim - 1))
+        other = torch.as_tensor(draw.permutation(len(data)), device=data.device)
+        return share * data + (1 - share) * data[other], share * target + (1 - share) * target[other]
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        if not self.pretrained or self.config.encoder_lr == 1.0:
+            return super().parameter_groups()
+        encoder = {id(p) for p in self.segmenter.encoder.encoder.parameters()}
+        trained = [p for p in self.parameters() if p.requires_grad]
+        return [
+            {"params": [p for p in trained if id(p) in encoder], "scale": self.config.encoder_lr},
+            {"params": [p for p in trained if id(p) not in encoder]},
+        ]
+
+    def figures(self) -> dict[str, float | Tensor]:
+        return dict(self.latest)
+
+    def val_dataloader(self) -> Any:
+        if self.validation is None:
+            return []
+        return DataLoader(_Prepared(*self.validation), batch_size=None)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        data, label = batch
+        scores = sliding_window_inference(data[None], self.patch, 4, self.segmenter, overlap=0.5, mode="gaussian")
+        predicted = scores.argmax(1)[0]
+        classes = range(1, self.segmenter.classes)
+        both = torch.stack([((predicted == c) & (label == c)).sum() for c in classes])
+        sizes = torch.stack([(predicted == c).sum() + (label == c).sum() for c in classes])
+        self.validation_counts.append(torch.where(sizes > 0, 2 * both / sizes, torch.nan))
+
+    def on_validation_epoch_start(self) -> None:
+        self.validation_counts = []
+
+    def validation_dice(self) -> Tensor:
+        """Mean foreground Dice over the validation records; a class empty in both is left out."""
+        return torch.stack(self.validation_counts).nanmean(1).nanmean()
+
+
+class _Prepared(Dataset[tuple[Tensor, Tensor]]):
+    """Whole prepared volumes with their labels."""
+
+    def __init__(self, store: Store, ids: tuple[str, ...]) -> None:
+        self.store = store
+        self.ids = ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        entry = self.store.open(self.ids[number])
+        return torch.from_numpy(np.array(entry.data)), torch.from_numpy(np.array(entry.label).astype(np.int64))

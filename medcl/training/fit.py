@@ -1,0 +1,113 @@
+"""Running a task: devices, precision, checkpoints, exact resume, loggers."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from medcl.config.training import TrainerConfig
+from medcl.errors import DataError
+from medcl.runs import RunFolder
+from medcl.tasks.rendered import RenderedTask
+from medcl.tasks.segmentation import SegmentationTask
+from medcl.training.best import KeepBest
+from medcl.training.checkpoints import Checkpointer
+from medcl.training.journal import Journal, rewind, write_csv
+from medcl.training.monitor import Monitor
+
+
+def fit(
+    task: RenderedTask,
+    config: TrainerConfig,
+    run: RunFolder,
+    *,
+    stage: str,
+    resume: bool = False,
+    progress: bool = True,
+    validate_every: int | None = None,
+    keep_best: bool = False,
+) -> bool:
+    """Train ``task`` for its steps and leave its final weights in it; True when done, False when asked to stop.
+
+    With ``resume`` it goes on from the stage's checkpoint in ``run``, if there is one: the trace of losses on CPU is
+    that of an uninterrupted run, bit for bit. Without, an earlier checkpoint of the stage is ignored and replaced.
+
+    Args:
+        validate_every: steps between validations of a SegmentationTask with validation records.
+        keep_best: end with the weights of the best validation, not the last.
+    """
+    _quieten()
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    path = checkpoint_path(run, stage)
+    resumable = resume and path.is_file()
+    rewind(run, stage, _step_of(path) if resumable else 0)
+    checkpointer = Checkpointer(path, config.checkpoint_every)
+    monitor = Monitor(config.log_every, stage)
+    best = KeepBest() if keep_best or validate_every else None
+    callbacks: list[Callback | None] = [best, monitor, checkpointer]
+    if config.ema is not None:
+        callbacks.append(EMAWeightAveraging(decay=config.ema))
+    shows_bar = progress and sys.stderr.isatty()
+    if shows_bar:
+        callbacks.append(RichProgressBar(refresh_rate=5))
+    validates = isinstance(task, SegmentationTask) and task.validation is not None
+    trainer = lightning.Trainer(
+        accelerator=config.device,
+        devices=config.devices,
+        num_nodes=config.nodes,
+        strategy="ddp" if config.devices * config.nodes > 1 else "auto",
+        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+        max_steps=task.steps,
+        max_epochs=1,
+        accumulate_grad_batches=config.accumulate,
+        gradient_clip_val=task.optimiser.clip,
+        val_check_interval=validate_every * config.accumulate if validates and validate_every else None,
+        limit_val_batches=1.0 if validates and validate_every else 0,
+        num_sanity_val_steps=0,
+        logger=[Journal(run, stage), TensorBoardLogger(run.path, name="tensorboard", version=stage)],
+        callbacks=[callback for callback in callbacks if callback is not None],
+        log_every_n_steps=config.log_every,
+        enable_checkpointing=False,
+        enable_progress_bar=shows_bar,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=run.path,
+    )
+    trainer.fit(task, ckpt_path=path if resumable else None, weights_only=False if resumable else None)
+    if checkpointer.stopped:
+        return False
+    if best is not None and keep_best:
+        best.restore(task)
+        run.record(best_step=best.step, best_validation_dice=best.score)
+    if monitor.warnings:
+        run.record(warnings=[*run.read_facts().get("warnings", []), *monitor.warnings])
+    write_csv(run)
+    return True
+
+
+def checkpoint_path(run: RunFolder, stage: str) -> Path:
+    """Where ``stage`` keeps the checkpoint it can go on from."""
+    return run.checkpoints / f"{stage}.ckpt"
+
+
+def _step_of(path: Path) -> int:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as error:
+        raise DataError(f"{path}: this checkpoint cannot be read ({error}); remove it to start the stage anew") from error
+    return int(state["global_step"])
+
+
+def _quieten() -> None:
+    """Lightning's remarks on its own defaults are not for medcl's users."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")

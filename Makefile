@@ -1,0 +1,44 @@
+# Everything runs in a virtual environment of its own, made from Python 3.11 or newer and the pinned constraints.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.installed
+PEERS  ?= .venv-peers
+
+.PHONY: install demo test lint types bench oracles peers study clean
+
+install: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[demo,dev]"
+	touch $@
+
+demo: install
+	$(BIN)/medcl demo --out runs/demo
+
+test: install
+	$(BIN)/python -m pytest -q
+
+oracles: install
+	$(BIN)/python -m pytest tests/oracles -q -rs --no-header
+
+study: install
+	$(BIN)/python -m pytest -q -m study
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: install
+	$(BIN)/mypy medcl/errors.py medcl/types.py medcl/config medcl/records medcl/objectives medcl/views
+
+bench: install
+	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+peers: install
+	bash benchmarks/peers.sh $(PEERS)
+
+clean:
+	rm -rf runs build dist .pytest_cache .mypy_cache .ruff_cache

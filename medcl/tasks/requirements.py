@@ -1,0 +1,53 @@
+"""Refusing, before any training, a term that its stage cannot serve."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from medcl.config.objective import ObjectiveConfig
+from medcl.config.pretrain import DenseHeadConfig, PretrainConfig, ProjectionHeadConfig, StageConfig
+from medcl.errors import ConfigError
+
+
+def objectives_of(config: PretrainConfig, stage: StageConfig) -> list[ObjectiveConfig]:
+    """The objective of every term of ``stage``; terms without one take the top-level one."""
+    found = [term.objective or config.objective for term in stage.terms]
+    return [objective for objective in found if objective is not None]
+
+
+def check_requirements(config: PretrainConfig) -> None:
+    """Raise ConfigError naming every objective that lacks what it needs, and the key that would give it."""
+    problems = []
+    for number, stage in enumerate(config.stages):
+        for place, (term, objective) in enumerate(zip(stage.terms, objectives_of(config, stage), strict=True)):
+            at = f"stages.{number}.terms.{place} ({objective.name})"
+            lacking = _lacking(config, stage, objective)
+            problems += [f"{at}: {message}" for message in lacking]
+            if objective.reads == "vectors" and isinstance(term.head, DenseHeadConfig):
+                problems.append(f"{at}: reads one vector a view; set head.name=projection")
+            if objective.reads == "maps" and isinstance(term.head, ProjectionHeadConfig):
+                problems.append(f"{at}: reads maps; set head.name=dense")
+            if objective.reads == "vectors" and term.head.name == "none":
+                problems.append(f"{at}: reads one vector a view; set head.name=projection")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _lacking(config: PretrainConfig, stage: StageConfig, objective: ObjectiveConfig) -> Sequence[str]:
+    views = stage.views
+    served = {
+        "two_views": (views.slots >= 2, "needs two views; set views.slots=2"),
+        "partition": (views.centre.name == "partition", "needs partitions; set views.centre.name=partition"),
+        "shared_geometry": (views.shared_geometry, "compares voxel by voxel; set views.shared_geometry=true"),
+        "hidden": (views.masking is not None, "needs hidden blocks; set views.masking={ratio: 0.6}"),
+        "aligned": (
+            config.assume_aligned,
+            "takes equal places of different volumes as corresponding; register the volumes and set assume_aligned=true",
+        ),
+        "sample_ids": (True, ""),
+    }
+    return [
+        served[need][1] if need in served else f"needs {need}, which this data set does not give"
+        for need in sorted(objective.needs)
+        if need not in served or not served[need][0]
+    ]

@@ -1,0 +1,85 @@
+"""`medcl pretrain`: from unlabelled volumes to an encoder's weights."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from safetensors.torch import load_file, save_file
+
+import medcl.objectives  # noqa: F401  (announces the objectives)
+from medcl.config.pretrain import PretrainConfig
+from medcl.encoders.build import build_encoder
+from medcl.files import atomic_path
+from medcl.reporting.run_page import write_page
+from medcl.runs import RunFolder
+from medcl.seeds import derive_seed
+from medcl.tasks.pretraining import PretrainTask
+from medcl.tasks.requirements import check_requirements, objectives_of
+from medcl.training.fit import fit
+from medcl.views.sampler import ViewSampler
+from medcl.weights.card import WeightsCard
+from medcl.weights.load import find_weights, load_into
+from medcl.weights.save import save_weights
+from medcl.workflow.scans import open_scans
+
+log = logging.getLogger(__name__)
+
+
+def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = True) -> RunFolder:
+    """Run the stages of ``config`` one after the other and write the run folder ``config.out``.
+
+    With ``resume`` finished stages are not repeated and the interrupted one goes on from its last checkpoint.
+    Raises ConfigError before anything is trained where a term lacks what it needs.
+    """
+    check_requirements(config)
+    run = RunFolder(config.out)
+    with run.started("pretrain", config, seed=config.seed, resume=resume):
+        scans = open_scans(config.data, config.recipe, run.path)
+        recipe = scans.store.recipe
+        torch.manual_seed(derive_seed(config.seed, "network"))
+        encoder = build_encoder(config.encoder, len(recipe.channels), recipe.patch)
+        if config.init is not None:
+            log.info("%s", load_into(encoder, find_weights(config.init).state))
+        run.record(pool=list(scans.pool), test=list(scans.split.test), data_digest=scans.manifest.digest)
+        for stage in config.stages:
+            finished = run.checkpoints / f"{stage.name}.safetensors"
+            if resume and finished.is_file():
+                encoder.load_state_dict(load_file(finished))
+                continue
+            views = stage.views
+            seed = derive_seed(config.seed, stage.name)
+            sampler = ViewSampler(
+                scans.store,
+                scans.pool,
+                views,
+                patch=views.patch or recipe.patch,
+                batch=stage.batch,
+                seed=seed,
+                spatial_dims=encoder.spatial_dims,
+            )
+            torch.manual_seed(seed)  # the heads' first weights
+            task = PretrainTask(
+                encoder,
+                stage,
+                objectives_of(config, stage),
+                sampler,
+                torch.tensor(scans.subjects(scans.pool)),
+                accumulate=config.trainer.accumulate,
+                workers=config.trainer.workers,
+                seed=seed,
+            )
+            if not fit(task, config.trainer, run, stage=stage.name, resume=resume, progress=progress):
+                raise SystemExit(0)
+            with atomic_path(finished) as part:
+                save_file({name: value.contiguous() for name, value in encoder.state_dict().items()}, part)
+        card = WeightsCard(
+            encoder=config.encoder,
+            in_channels=len(recipe.channels),
+            stage="pretrained",
+            data_digest=scans.manifest.digest,
+            records=scans.pool,
+        )
+        save_weights(run.weights, encoder, card, recipe)
+    write_page(run)
+    return run

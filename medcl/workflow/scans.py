@@ -1,0 +1,52 @@
+"""What pretraining and fine-tuning share before a network appears: the data set, its split, its prepared volumes."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from medcl.config.data import DataConfig, RecipeConfig
+from medcl.preparation.recipe import Recipe
+from medcl.preparation.store import Store
+from medcl.records.layouts import open_data
+from medcl.records.manifest import Manifest
+from medcl.records.splits import Split, labelled_subset, split
+from medcl.workflow.prepare import store_for
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Scans:
+    """A data set opened for training."""
+
+    manifest: Manifest
+    split: Split
+    store: Store
+
+    @property
+    def pool(self) -> tuple[str, ...]:
+        """Ids whose images pretraining may see, unlabelled: all but the test records."""
+        return (*self.split.train, *self.split.validation)
+
+    def subjects(self, ids: tuple[str, ...]) -> list[int]:
+        """Subject number of every id."""
+        names = [self.manifest.by_id(record_id).subject for record_id in ids]
+        numbers = {name: number for number, name in enumerate(sorted(set(names)))}
+        return [numbers[name] for name in names]
+
+
+def open_scans(data: DataConfig, recipe: RecipeConfig | Recipe, run_folder: Path) -> Scans:
+    """Open, split and prepare ``data``; the recipe, unless given, follows from the training records' fingerprint."""
+    manifest = open_data(data.path, data.labels)
+    parts = split(manifest, data.test, data.validation, data.split_seed)
+    store = store_for(data, recipe, data.store or run_folder / "prepared", (*parts.train, *parts.validation))
+    return Scans(manifest, parts, store)
+
+
+def labelled_ids(scans: Scans, data: DataConfig) -> tuple[str, ...]:
+    """The labelled subset of ``data``: named records, or a count and a subset number."""
+    return data.records or labelled_subset(
+        scans.manifest, scans.split.train, data.labelled, data.subset, data.split_seed
+    )

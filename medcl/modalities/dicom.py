@@ -1,0 +1,259 @@
+"""DICOM series as volumes: geometry from the headers, slices sorted along their normal, nothing guessed.
+
+A series is named by any file of it, or by a folder that holds just that one. Uneven slice positions, gantry tilt,
+missing slices and repeated positions are refused with their values: such a stack is no regular grid, and reading it
+as one would bend the anatomy.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import SimpleITK as sitk
+from pydicom.errors import InvalidDicomError
+
+from medcl.errors import DataError
+from medcl.modalities.header import VolumeHeader, axis_codes
+from medcl.types import Affine, Array
+
+SUFFIXES = (".dcm", ".ima")
+
+# A slice may lie this share of the slice spacing off the even grid, and the stack lean this far off its normal.
+SPACING_TOLERANCE = 0.05
+TILT_TOLERANCE_DEGREES = 0.5
+
+_IMAGE_TAGS = [
+    "SOPClassUID", "SeriesInstanceUID", "StudyInstanceUID", "Modality", "Rows", "Columns", "NumberOfFrames",
+    "SamplesPerPixel", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "BitsAllocated",
+    "PixelRepresentation", "RescaleSlope", "RescaleIntercept",
+]  # fmt: skip
+_NO_IMAGES = frozenset({"SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "SR", "PR", "KO", "REG", "DOC"})
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Series:
+    """The files of one series, in the order of their slices where their positions are known."""
+
+    uid: str
+    modality: str
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class _Slice:
+    path: Path
+    tags: pydicom.Dataset
+
+    def vector(self, name: str, size: int) -> Array:
+        values = self.tags.get(name)
+        if values is None or len(values) != size:
+            raise DataError(f"{self.path}: has no {name}; such a DICOM file cannot be placed in a volume")
+        return np.array([float(value) for value in values])
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether the file carries the DICOM prefix."""
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def find_series(folder: Path | str) -> list[Series]:
+    """Every image series under ``folder``, by the path of its first file. Segmentations, reports and plans are left out.
+
+    A file that cannot be read is logged and left out; reading its series will then tell what is missing.
+    """
+    groups: dict[str, list[_Slice]] = {}
+    for item in _slices(sorted(Path(folder).rglob("*")), skip_broken=True):
+        groups.setdefault(str(item.tags.get("SeriesInstanceUID", item.path.parent)), []).append(item)
+    found = [
+        Series(uid, str(group[0].tags.get("Modality", "")), tuple(item.path for item in _in_order(group)))
+        for uid, group in groups.items()
+        if group[0].tags.get("Modality") not in _NO_IMAGES and "Rows" in group[0].tags
+    ]
+    return sorted(found, key=lambda series: str(series.files[0]))
+
+
+def read_header(path: Path) -> VolumeHeader:
+    """The grid of the series that ``path`` names, from the headers of its files. DataError where it is no regular grid."""
+    return _geometry(path, _series_of(path))[0]
+
+
+def read_voxels(path: Path) -> tuple[Array, VolumeHeader]:
+    """The series as ``(x, y, z)`` values in their units (HU for CT), with its header."""
+    header, slices = _geometry(path, _series_of(path))
+    planes = [_plane(item.path, header.shape[:2]) for item in slices]
+    voxels = np.stack(planes, axis=-1)
+    if voxels.dtype == np.float64:  # a fractional rescale slope
+        voxels = voxels.astype(np.float32)
+    return voxels, header
+
+
+def read_series(path: Path | str) -> tuple[Array, VolumeHeader]:
+    """:func:`read_voxels` for a path given as text."""
+    return read_voxels(Path(path))
+
+
+def _series_of(path: Path) -> list[_Slice]:
+    """The slices of the series that ``path`` names."""
+    if path.is_dir():
+        found = find_series(path)
+        if not found:
+            raise DataError(f"{path}: no DICOM image series in this folder")
+        if len(found) > 1:
+            shown = ", ".join(f"{s.files[0].name} ({s.modality}, {len(s.files)} files)" for s in found[:5])
+            raise DataError(f"{path}: holds {len(found)} series; name one by a file of it: {shown}")
+        return _slices(found[0].files)
+    if not path.exists():
+        raise DataError(f"{path}: no such file")
+    named = _slices([path])
+    if not named:
+        raise DataError(f"{path}: not a DICOM file")
+    modality = named[0].tags.get("Modality", "")
+    if modality in _NO_IMAGES or "Rows" not in named[0].tags:
+        raise DataError(
+            f"{path}: a DICOM {modality or 'object'} without an image of its own; name a file of the image series"
+        )
+    uid = named[0].tags.get("SeriesInstanceUID")
+    siblings = _slices(sorted(path.parent.iterdir()), skip_broken=True)
+    return [item for item in siblings if item.tags.get("SeriesInstanceUID") == uid]
+
+
+def _slices(paths: Iterable[Path], *, skip_broken: bool = False) -> list[_Slice]:
+    """The DICOM files among ``paths`` with the tags that place them."""
+    slices = []
+    for path in paths:
+        if not path.is_file() or not (is_dicom(path) or path.name.lower().endswith(SUFFIXES)):
+            continue
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore"
+                )  # pydicom warns of odd values in tags; those that matter are checked here
+                tags = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_IMAGE_TAGS)
+                list(tags)  # values are converted, and warned of, when first looked at
+        except (
+            InvalidDicomError,
+            OSError,
+            EOFError,
+            ValueError,
+            KeyError,
+            AttributeError,
+            NotImplementedError,
+        ) as error:
+            if not skip_broken:
+                raise DataError(f"{path}: not a readable DICOM file ({str(error).splitlines()[0]})") from error
+            _log.warning("%s: not a readable DICOM file; left out", path)
+            continue
+        slices.append(_Slice(path, tags))
+    return slices
+
+
+def _in_order(slices: list[_Slice]) -> list[_Slice]:
+    """Slices along their normal; by name where a file says no position."""
+    try:
+        normal = _normal(slices[0])
+        return sorted(slices, key=lambda item: float(item.vector("ImagePositionPatient", 3) @ normal))
+    except DataError:
+        return sorted(slices, key=lambda item: item.path)
+
+
+def _normal(item: _Slice) -> Array:
+    orientation = item.vector("ImageOrientationPatient", 6)
+    return np.cross(orientation[:3], orientation[3:])
+
+
+def _geometry(path: Path, slices: list[_Slice]) -> tuple[VolumeHeader, list[_Slice]]:
+    """The grid of a series and its slices in order; DataError names what is irregular and by how much."""
+    first = slices[0]
+    if int(first.tags.get("NumberOfFrames") or 1) > 1:
+        raise DataError(
+            f"{path}: enhanced multi-frame DICOM is not read yet; convert it to NIfTI, for instance with dcm2niix"
+        )
+    if int(first.tags.get("SamplesPerPixel") or 1) > 1:
+        raise DataError(f"{path}: a colour image, not one number a voxel")
+    if len(slices) < 2:
+        raise DataError(f"{path}: its series has one slice here, a 2D image; medcl works on 3D volumes")
+    _refuse_mixed(path, slices)
+    slices = _in_order(slices)
+    affine = _affine(path, slices)
+    shape = (int(first.tags.Columns), int(first.tags.Rows), len(slices))
+    sign = "i" if first.tags.get("PixelRepresentation") else "u"
+    dtype = np.dtype(f"{sign}{int(first.tags.get('BitsAllocated', 16)) // 8}")
+    modality = str(first.tags.get("Modality", "")) or None
+    return VolumeHeader(path, shape, affine, axis_codes(affine), dtype, "dicom", modality), slices
+
+
+def _refuse_mixed(path: Path, slices: list[_Slice]) -> None:
+    """All slices must share size, pixel spacing and orientation with the first."""
+    first = slices[0]
+    for item in slices[1:]:
+        sizes = [(int(one.tags.get("Columns", 0)), int(one.tags.get("Rows", 0))) for one in (first, item)]
+        if sizes[0] != sizes[1]:
+            raise DataError(
+                f"{path}: its slices differ in size ({sizes[0]} and {sizes[1]} in {item.path.name}); one series mixes images"
+            )
+        for name, length, tolerance in (("PixelSpacing", 2, 1e-3), ("ImageOrientationPatient", 6, 1e-3)):
+            one, other = first.vector(name, length), item.vector(name, length)
+            if np.abs(one - other).max() > tolerance:
+                raise DataError(
+                    f"{path}: its slices differ in {name} ({one.tolist()} and {other.tolist()} in {item.path.name}); one series mixes images"
+                )
+
+
+def _affine(path: Path, slices: list[_Slice]) -> Affine:
+    """Voxel to RAS of an evenly spaced, untilted stack sorted along its normal."""
+    normal = _normal(slices[0])
+    positions = np.array([item.vector("ImagePositionPatient", 3) for item in slices])
+    along = positions @ normal
+    gaps = np.diff(along)
+    if gaps.min() < 1e-3:
+        same = int((gaps < 1e-3).sum())
+        raise DataError(
+            f"{path}: {same} of {len(slices)} slices lie on another one (time points or echoes in one series); separate them"
+        )
+    step = (positions[-1] - positions[0]) / (len(slices) - 1)
+    spacing = float(step @ normal)
+    off = np.abs(along - np.linspace(along[0], along[-1], len(along))).max()
+    problems = []
+    if off > SPACING_TOLERANCE * spacing:
+        shown = ", ".join(f"{gap:.4g}" for gap in sorted(set(np.round(gaps, 3)))[:6])
+        problems.append(f"uneven slice spacing (gaps of {shown} mm; a slice is missing or the protocol changed)")
+    tilt = float(np.degrees(np.arccos(np.clip(spacing / np.linalg.norm(step), -1, 1))))
+    if tilt > TILT_TOLERANCE_DEGREES:
+        problems.append(f"gantry tilt (slices shift {tilt:.1f} degrees off their normal)")
+    if problems:
+        raise DataError(f"{path}: {' and '.join(problems)}; resample the series to a regular grid first")
+    row_spacing, column_spacing = slices[0].vector("PixelSpacing", 2)
+    orientation = slices[0].vector("ImageOrientationPatient", 6)
+    affine = np.eye(4)
+    affine[:3, 0] = _LPS_TO_RAS @ orientation[:3] * column_spacing
+    affine[:3, 1] = _LPS_TO_RAS @ orientation[3:] * row_spacing
+    affine[:3, 2] = _LPS_TO_RAS @ step
+    affine[:3, 3] = _LPS_TO_RAS @ positions[0]
+    return affine
+
+
+def _plane(path: Path, shape: tuple[Any, ...]) -> Array:
+    """One slice as ``(x, y)``, decoded and rescaled by GDCM, which brings the codecs along."""
+    try:
+        plane = np.transpose(sitk.GetArrayFromImage(sitk.ReadImage(str(path))))
+    except RuntimeError as error:
+        raise DataError(
+            f"{path}: its pixels cannot be decoded; the file is truncated, damaged or of an unknown encoding"
+        ) from error
+    if plane.size != np.prod(shape):
+        raise DataError(f"{path}: holds {plane.size} pixels where its header says {shape[0]} x {shape[1]}")
+    return plane.reshape(shape)

@@ -1,0 +1,57 @@
+"""What is known of a stored volume without its voxels, and the geometry of a voxel grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+
+from medcl.types import Affine, Spacing
+
+
+@dataclass(frozen=True)
+class VolumeHeader:
+    """The grid, type and origin of one volume file.
+
+    ``shape`` is the stored shape in voxel order (three axes for a volume; other lengths are told as they are, so that
+    a check can report them). ``affine`` maps voxel centres to RAS millimetres. ``orientation`` is the nearest axis
+    code such as ``"LPS"`` (the direction each stored axis runs towards), or None where the file does not say.
+    ``modality`` is the DICOM word (``"CT"``, ``"MR"``) where the file says. ``nifti`` is the header of a NIfTI
+    input, kept so that masks can be written with exactly its affine, codes and units.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    affine: Affine
+    orientation: str | None
+    dtype: np.dtype[Any]
+    format: str
+    modality: str | None = None
+    nifti: nibabel.Nifti1Header | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def spacing(self) -> Spacing:
+        """Millimetres between voxel centres along each stored axis."""
+        return spacing_of(self.affine)
+
+
+def spacing_of(affine: Affine) -> Spacing:
+    """Millimetres between voxel centres along each voxel axis: the column lengths of ``affine``."""
+    x, y, z = np.sqrt((np.asarray(affine, float)[:3, :3] ** 2).sum(axis=0))
+    return float(x), float(y), float(z)
+
+
+def axis_codes(affine: Affine) -> str:
+    """The axis code nearest to ``affine``: ``"RAS"`` where the voxel axes run to the right, front and top."""
+    return "".join(nibabel.aff2axcodes(affine))
+
+
+def corner_distance(shape: tuple[int, ...], one: Affine, other: Affine) -> float:
+    """The farthest in millimetres that a corner voxel of a ``shape`` grid moves between two affines."""
+    corners = np.array([[*corner, 1.0] for corner in product(*((0.0, size - 1.0) for size in shape[:3]))])
+    difference = corners @ (np.asarray(one, float) - np.asarray(other, float)).T
+    return float(np.linalg.norm(difference[:, :3], axis=1).max())

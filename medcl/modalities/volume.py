@@ -1,0 +1,189 @@
+"""Volumes as files: every format in, NIfTI masks out, always with an exact voxel-to-world affine.
+
+NIfTI (single or pair), MetaImage, NRRD and DICOM series are read alike: the array in stored voxel order, the affine
+to RAS millimetres. Nothing is reoriented or resampled here; that is :mod:`medcl.preparation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+from medcl.errors import DataError
+from medcl.files import atomic_path
+from medcl.modalities import dicom, itk, nifti
+from medcl.modalities.header import VolumeHeader, axis_codes, corner_distance, spacing_of
+from medcl.types import Affine, Array, Spacing
+
+__all__ = ["Volume", "VolumeHeader", "read_header", "read_label", "read_volume", "write_mask", "write_scores"]
+
+# Channels of one scan must lie on one grid; headers round affines to float32, which moves a corner by microns.
+GRID_TOLERANCE_MM = 0.01
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume in memory: ``data (C, X, Y, Z)`` in stored voxel order, ``affine (4, 4)`` to RAS millimetres.
+
+    ``header`` is the header of the first channel's file.
+    """
+
+    data: Array
+    affine: Affine
+    header: VolumeHeader
+
+    @property
+    def spacing(self) -> Spacing:
+        """Millimetres between voxel centres along each stored axis."""
+        return spacing_of(self.affine)
+
+    @property
+    def orientation(self) -> str:
+        """The nearest axis code of the stored axes, such as ``"LPS"``."""
+        return axis_codes(self.affine)
+
+
+def read_header(path: Path | str) -> VolumeHeader:
+    """What is known of a volume file without reading its voxels. DataError where it cannot be read."""
+    path = Path(path)
+    return _reader(path).read_header(path)
+
+
+def read_volume(paths: Path | str | Sequence[Path | str]) -> Volume:
+    """Read one volume: one path a channel, all on one grid.
+
+    A DICOM series is named by any file of it, or by a folder that holds just that series. Raises DataError, one
+    line a problem, where a file is missing, truncated, damaged or not 3D, or where channels differ in grid.
+    """
+    files = [Path(paths)] if isinstance(paths, Path | str) else [Path(path) for path in paths]
+    if not files:
+        raise DataError("a volume needs at least one file")
+    channels, headers = zip(*(_read_channel(path) for path in files), strict=True)
+    first = headers[0]
+    problems = [problem for other in headers[1:] if (problem := _disagreement(first, other))]
+    if problems:
+        raise DataError(problems)
+    return Volume(np.stack(channels), first.affine, first)
+
+
+def read_label(path: Path | str) -> tuple[Array, Affine]:
+    """Read a label map: ``(X, Y, Z)`` integers in stored voxel order, and the affine to RAS millimetres.
+
+    Labels stored as floating point are accepted where every value is a whole number. Raises DataError otherwise.
+    """
+    voxels, header = _read_channel(Path(path))
+    if voxels.dtype.kind == "b":
+        return voxels.astype(np.uint8), header.affine
+    if voxels.dtype.kind != "f":
+        return voxels, header.affine
+    whole = np.rint(voxels)
+    wrong = ~(np.abs(voxels - whole) < 1e-3)  # NaN compares false and counts as wrong
+    if wrong.any():
+        example = float(voxels[wrong][0])
+        raise DataError(f"{path}: {int(wrong.sum())} voxels are not whole numbers (such as {example:g}); not a label")
+    return whole.astype(np.int32), header.affine
+
+
+def write_mask(path: Path | str, labels: Array, like: Path | str | Volume | VolumeHeader) -> None:
+    """Write ``labels (X, Y, Z)`` as NIfTI on the grid of ``like``, in its stored voxel order, atomically.
+
+    The dtype is uint8, or uint16 where a label exceeds 255. For a NIfTI ``like``, sform, qform, their codes and the
+    units are copied, so that the affine is equal bit for bit; free-text header fields are not. Raises DataError
+    where the shape differs from the grid or a value is no label.
+    """
+    labels = np.asarray(labels)
+    if labels.dtype.kind == "f" and not np.array_equal(labels, np.rint(labels)):
+        raise DataError(f"{path}: a mask needs whole numbers")
+    low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
+    if low < 0 or high > np.iinfo(np.uint16).max:
+        raise DataError(f"{path}: labels run from {low} to {high}; a mask holds 0 to 65535")
+    _write_nifti(Path(path), labels.astype(np.uint8 if high <= 255 else np.uint16), _header_of(like))
+
+
+def write_scores(path: Path | str, scores: Array, like: Path | str | Volume | VolumeHeader) -> None:
+    """Write ``scores (K, X, Y, Z)``, one map a class, as a 4D float32 NIfTI ``(X, Y, Z, K)`` on the grid of ``like``.
+
+    NIfTI knows no half precision: float16 scores are widened.
+    """
+    stacked = np.moveaxis(np.asarray(scores), 0, -1).astype(np.float32)
+    _write_nifti(Path(path), stacked, _header_of(like))
+
+
+def _write_nifti(path: Path, voxels: Array, header: VolumeHeader) -> None:
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        raise DataError(f"{path}: masks and scores are written as .nii or .nii.gz")
+    if voxels.shape[:3] != header.shape[:3]:
+        raise DataError(f"{path}: {voxels.shape[:3]} voxels do not fit the grid of {header.path}, {header.shape[:3]}")
+    if header.nifti is not None:
+        kind = nibabel.Nifti2Image if isinstance(header.nifti, nibabel.Nifti2Header) else nibabel.Nifti1Image
+        image = kind(voxels, None, _geometry_only(header.nifti, kind.header_class))
+    else:
+        image = nibabel.Nifti1Image(voxels, header.affine)
+        image.header.set_xyzt_units("mm")
+    image.set_data_dtype(voxels.dtype)
+    with atomic_path(path) as part:
+        nibabel.save(image, part)
+
+
+def _geometry_only(source: nibabel.Nifti1Header, kind: type[nibabel.Nifti1Header]) -> nibabel.Nifti1Header:
+    """A fresh header with the grid of ``source`` and nothing else: free text may hold a patient's name."""
+    header = kind()
+    for name in ("pixdim", "xyzt_units", "qform_code", "sform_code"):
+        header[name] = source[name]
+    for name in ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"):
+        header[name] = source[name]
+    for name in ("srow_x", "srow_y", "srow_z"):
+        header[name] = source[name]
+    header["dim"] = source["dim"]
+    return header
+
+
+def _header_of(like: Path | str | Volume | VolumeHeader) -> VolumeHeader:
+    if isinstance(like, Volume):
+        return like.header
+    return like if isinstance(like, VolumeHeader) else read_header(like)
+
+
+def _read_channel(path: Path) -> tuple[Array, VolumeHeader]:
+    voxels, header = _reader(path).read_voxels(path)
+    if len(header.shape) < 3:
+        raise DataError(f"{path}: a 2D image of {header.shape} pixels; medcl works on 3D volumes")
+    if len(header.shape) > 3:
+        raise DataError(
+            f"{path}: has {len(header.shape)} axes {header.shape} where a volume has 3; split it into one file a channel or time point"
+        )
+    if voxels.size == 0:
+        raise DataError(f"{path}: holds no voxels (shape {header.shape})")
+    return voxels, header
+
+
+def _disagreement(first: VolumeHeader, other: VolumeHeader) -> str | None:
+    """One line if two channels do not lie on one grid."""
+    if first.shape != other.shape:
+        return (
+            f"{other.path}: {other.shape} voxels, but {first.path} has {first.shape}; channels of a scan need one grid"
+        )
+    distance = corner_distance(first.shape, first.affine, other.affine)
+    if distance > GRID_TOLERANCE_MM:
+        return (
+            f"{other.path}: its grid is off that of {first.path} by up to {distance:.3g} mm at a corner; "
+            "channels of a scan need one grid (resample one onto the other)"
+        )
+    return None
+
+
+def _reader(path: Path):  # type: ignore[no-untyped-def]  # one of three modules with the same two functions
+    name = path.name.lower()
+    if name.endswith(nifti.SUFFIXES):
+        return nifti
+    if name.endswith(itk.SUFFIXES):
+        return itk
+    if path.is_dir() or name.endswith(dicom.SUFFIXES) or dicom.is_dicom(path):
+        return dicom
+    if not path.exists():
+        raise DataError(f"{path}: no such file")
+    raise DataError(f"{path}: not a volume that medcl reads (NIfTI, MHA/MHD, NRRD, or a DICOM series)")

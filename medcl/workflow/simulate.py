@@ -22,9 +22,10 @@ from medcl.seeds import derive_seed
 
 LABELS = {0: "background", 1: "grey matter", 2: "white matter", 3: "cerebrospinal fluid"}
 
-_MARGIN_MM = 6.0
+_MARGIN_MM = 10.0
 _DEFORMATION_MM = 5.0
-_CONTROL_SPACING_MM = 40.0
+_DEFORMATION_SPACING_MM = 40.0
+_BIAS_SPACING_MM = 90.0
 
 
 def simulate_cohort(
@@ -107,7 +108,7 @@ def _subject(
     grid = np.stack(np.meshgrid(*[low[k] + step * np.arange(shape[k]) for k in range(3)], indexing="ij"))
     scale = draw.uniform(0.92, 1.08, (3, 1, 1, 1))
     middle = ((low + high) / 2).reshape(3, 1, 1, 1)
-    source = middle + (grid - middle) * scale + _smooth_field(draw, shape, spacing) / voxel
+    source = middle + (grid - middle) * scale + _smooth_field(draw, shape, spacing, _DEFORMATION_MM, _DEFORMATION_SPACING_MM) / voxel
 
     def sampled(data: NDArray[np.float32]) -> NDArray[np.float32]:
         smooth = ndimage.gaussian_filter(data, 0.35 * step)
@@ -118,11 +119,11 @@ def _subject(
     inside = shares.sum(0) > 0.5
     label = np.where(inside, shares.argmax(0) + 1, 0).astype(np.uint8)
 
-    means = np.sort(draw.uniform(0.15, 1.0, 3))[[1, 2, 0]]  # grey, white, fluid: a T1 order with a contrast of its own
-    means += draw.normal(0, 0.05, 3)
+    grey = draw.uniform(0.45, 0.65)
+    means = np.array([grey, grey + draw.uniform(0.12, 0.35), draw.uniform(0.15, 0.3)])  # T1 order, own contrast
     outside = anatomy * (1 - np.clip(shares.sum(0), 0, 1)) * draw.uniform(0.4, 0.9)
     image = np.tensordot(means, shares, 1) + 0.25 * (anatomy - anatomy[inside].mean()) * inside + outside
-    bias = np.exp(0.25 * _smooth_field(draw, shape, spacing)[0] / _DEFORMATION_MM)
+    bias = np.exp(_smooth_field(draw, shape, spacing, 0.15, _BIAS_SPACING_MM)[0])
     image = ndimage.gaussian_filter(image * bias, draw.uniform(0.0, 0.5))
     image = image + draw.normal(0, draw.uniform(0.02, 0.06), shape)
     world = np.diag([spacing, spacing, spacing, 1.0])
@@ -130,9 +131,11 @@ def _subject(
     return (1000 * draw.uniform(0.3, 3.0) * np.clip(image, 0, None)).astype(np.float32), label, world
 
 
-def _smooth_field(draw: np.random.Generator, shape: tuple[int, ...], spacing: float) -> NDArray[np.float64]:
-    """A random field ``(3, *shape)`` with the deformation's amplitude in mm, smooth at the control spacing."""
-    coarse = [int(np.ceil(n * spacing / _CONTROL_SPACING_MM)) + 3 for n in shape]
-    control = draw.normal(0, _DEFORMATION_MM, (3, *coarse))
+def _smooth_field(
+    draw: np.random.Generator, shape: tuple[int, ...], spacing: float, deviation: float, distance: float
+) -> NDArray[np.float64]:
+    """A random field ``(3, *shape)``: independent control values of ``deviation``, ``distance`` mm apart, splined."""
+    coarse = [int(np.ceil(n * spacing / distance)) + 3 for n in shape]
+    control = draw.normal(0, deviation, (3, *coarse))
     places = np.meshgrid(*[np.linspace(1, c - 2, n) for c, n in zip(coarse, shape, strict=True)], indexing="ij")
     return np.stack([ndimage.map_coordinates(component, places, order=3) for component in control])

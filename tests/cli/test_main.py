@@ -1,0 +1,74 @@
+"""The command line itself: fast help without torch, readable errors, exit codes."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from medcl.cli.main import COMMANDS
+
+
+def _medcl(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "medcl.cli.main", *arguments], capture_output=True, text=True, cwd=cwd, check=False
+    )
+
+
+@pytest.mark.parametrize("arguments", [("--help",), *[(name, "--help") for name in COMMANDS]])
+def test_help_needs_no_torch(arguments: tuple[str, ...]) -> None:
+    code = (
+        "import sys\n"
+        f"sys.argv = ['medcl', *{list(arguments)!r}]\n"
+        "from medcl.cli.main import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n    assert end.code == 0, end.code\n"
+        "heavy = {'torch', 'monai', 'lightning', 'pandas', 'scipy', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Usage: medcl" in done.stdout
+
+
+def test_help_is_quick() -> None:
+    """Best of five: the machine may be busy; the bound itself is DESIGN 1's."""
+    times = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        assert _medcl("pretrain", "--help").returncode == 0
+        times.append(time.perf_counter() - begun)
+    assert min(times) < 0.5
+
+
+def test_every_command_is_listed() -> None:
+    listed = _medcl("--help").stdout
+    for name, line in COMMANDS.items():
+        assert name in listed
+        assert line.split()[0] in listed
+
+
+def test_problems_are_lines_without_traceback(tmp_path: Path) -> None:
+    config = tmp_path / "bad.yaml"
+    config.write_text("out: x\ndata: {pth: y}\nsteps: many\n")
+    done = _medcl("finetune", str(config), "trainer.devcie=cpu")
+    assert done.returncode == 2
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 4
+    assert all(line.startswith("error: ") for line in lines)
+    assert "Traceback" not in done.stderr
+    assert "Traceback" in _medcl("finetune", str(config), "--debug").stderr
+
+
+def test_unknown_command_and_missing_file(tmp_path: Path) -> None:
+    assert _medcl("segment").returncode == 2
+    done = _medcl("pretrain", "configs/pretrain/nothing.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "no such file" in done.stderr
+
+
+def test_shipped_configuration_is_found_from_anywhere(tmp_path: Path) -> None:
+    done = _medcl("pretrain", "configs/pretrain/hippocampus.yaml", "--print-config", "data.path=x", "out=y", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "stages:" in done.stdout

@@ -1,0 +1,35 @@
+"""Every configuration that comes with medcl is valid and short."""
+
+from pathlib import Path
+
+import pytest
+
+import medcl.objectives  # noqa: F401  (announces the objectives)
+from medcl.config.finetune import FinetuneConfig
+from medcl.config.load import load_config
+from medcl.config.pipeline import PipelineConfig
+from medcl.config.pretrain import PretrainConfig
+from medcl.config.shipped import find_config, shipped_configs, shipped_folder
+from medcl.errors import ConfigError
+from medcl.tasks.requirements import check_requirements
+
+MODELS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "pipelines": PipelineConfig}
+
+
+@pytest.mark.parametrize("path", shipped_configs(), ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_is_valid_and_short(path: Path) -> None:
+    config = load_config(MODELS[path.parent.name], path, ["data.path=scans", "out=run"])
+    assert len(path.read_text().splitlines()) < 60
+    if isinstance(config, PretrainConfig):
+        check_requirements(config)
+
+
+def test_there_are_some_of_each_kind() -> None:
+    assert {path.parent.name for path in shipped_configs()} == set(MODELS)
+
+
+def test_found_by_relative_name_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_config("configs/finetune/segment.yaml") == shipped_folder() / "configs/finetune/segment.yaml"
+    with pytest.raises(ConfigError, match="no such file"):
+        find_config("../../etc/passwd")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import PlainSerializer, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import PydanticCustomError
@@ -19,10 +19,20 @@ from medcl.config.strict import Strict
 
 
 class ObjectiveConfig(Strict):
-    """Base of the typed entry of one objective. Subclasses set ``name: Literal[...] = ...``."""
+    """Base of the typed entry of one objective. Subclasses set ``name: Literal[...] = ...``.
+
+    ``reads``: one vector a view, or a map of it.   ``needs``: what the views and the data set must offer:
+    ``two_views``, ``partition``, ``shared_geometry``, ``aligned``, ``hidden``, ``labels``.
+    """
 
     known: ClassVar[dict[str, type[ObjectiveConfig]]] = {}
+    reads: ClassVar[Literal["vectors", "maps"]] = "vectors"
+    needs: ClassVar[frozenset[str]] = frozenset()
     name: str
+
+    def build(self, channels: int, spatial_dims: int) -> Any:
+        """The torch module ``(codes: Codes, gather: Gather) -> LossOutput`` of codes with that many ``channels``."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how it is built")
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

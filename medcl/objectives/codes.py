@@ -1,0 +1,62 @@
+"""What a task hands to an objective: the codes of one batch and where they come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from medcl.errors import ConfigError
+from medcl.objectives.gather import LOCAL, Gather
+from medcl.objectives.output import LossOutput
+
+
+@dataclass(frozen=True)
+class Codes:
+    """V views of B items, after the head of a term. Everything is view-major; item b of every view is one view centre.
+
+    ``z``: vectors (V, B, D), or maps (V, B, C, *S) of voxel features, or (V, B, 1, *S) restored images.
+    ``record``, ``subject`` (B,): integers, equal where items come from one record or one patient.
+    ``partition`` (V, B): partition of the body that the view's centre lies in, -1 for none; ``parts``: how many along each axis.
+    ``position`` (V, B, 3): centre in the body box, in [0, 1].   ``affine`` (V, B, 4, 4): view voxel to world millimetres.
+    ``labels`` (B,): integer class of the item.
+    ``image`` (V, B, C, *S): the clean image of the view.   ``hidden`` (V, B, *S): True where it was hidden from the encoder.
+    ``body`` (V, B, *S): True inside the body, at the image's resolution.
+    ``step``: training step, None outside training.
+    """
+
+    z: Tensor
+    record: Tensor | None = None
+    subject: Tensor | None = None
+    partition: Tensor | None = None
+    parts: tuple[int, ...] | None = None
+    position: Tensor | None = None
+    affine: Tensor | None = None
+    labels: Tensor | None = None
+    image: Tensor | None = None
+    hidden: Tensor | None = None
+    body: Tensor | None = None
+    step: int | None = None
+
+
+def required(value: Tensor | None, objective: str, remedy: str) -> Tensor:
+    """``value``, or a ConfigError that says what ``objective`` lacks and how to supply it."""
+    if value is None:
+        raise ConfigError(f"{objective}: {remedy}")
+    return value
+
+
+class _Stateless(Protocol):
+    def loss(self, codes: Codes, gather: Gather) -> LossOutput: ...
+
+
+class StatelessObjective(nn.Module):
+    """The module of an objective that has no parameters and no state: its typed entry computes the loss."""
+
+    def __init__(self, entry: _Stateless) -> None:
+        super().__init__()
+        self.entry = entry
+
+    def forward(self, codes: Codes, gather: Gather = LOCAL) -> LossOutput:
+        return self.entry.loss(codes, gather)

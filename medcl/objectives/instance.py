@@ -1,0 +1,221 @@
+"""Telling instances apart: InfoNCE, its symmetric form (CLIP), and NT-Xent (objectives.md 4.1)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, PositiveFloat
+from torch import Tensor, nn
+
+from medcl.config.objective import ObjectiveConfig
+from medcl.errors import ConfigError
+from medcl.objectives.codes import Codes, StatelessObjective, required
+from medcl.objectives.gather import LOCAL, Gather
+from medcl.objectives.kernel import contrast
+from medcl.objectives.masks import Mask, Same, SamePatient, Selected, as_spec
+from medcl.objectives.output import LossOutput, Reduction, mean_of
+
+
+def info_nce(
+    query: Tensor,
+    key: Tensor,
+    *,
+    extra_keys: Tensor | None = None,
+    temperature: float | Tensor = 0.1,
+    normalize: bool = True,
+    neg_mask: Mask | None = None,
+    neg_weight: Tensor | None = None,
+    anchor_weight: Tensor | None = None,
+    reduction: Reduction = "mean",
+    gather: Gather = LOCAL,
+) -> LossOutput:
+    """``l_i = log sum_j exp(s(q_i, k_j) / t) - s(q_i, k_i) / t``: row i of ``key`` is the positive of row i of ``query``.
+
+    ``query``, ``key`` (B, D).   ``extra_keys`` (H, D): further negatives of every anchor (hard negatives, a queue).
+    ``neg_mask``, ``neg_weight`` (B, N): which of the N = B (all processes) + H candidates are negatives, and their weights.
+    All rows equal: log B. Source: van den Oord et al. 2018; with ``temperature=1/20`` the Multiple Negatives Ranking loss.
+    Choose it when one side is the question and the other the answer, as with a momentum encoder or retrieval.
+    """
+    if query.shape != key.shape:
+        raise ValueError(f"query {tuple(query.shape)} and key {tuple(key.shape)} must have one row per instance each")
+    keys, offset = gather.rows(key)
+    own = torch.arange(len(query), device=query.device) + offset
+    items = torch.arange(len(keys), device=query.device)
+    if extra_keys is not None:
+        keys = torch.cat([keys, extra_keys.to(keys.dtype)])
+        items = torch.cat([items, items.new_full((len(extra_keys),), -1)])
+    if len(keys) < 2:
+        raise ConfigError("info_nce: a batch of 1 has no negatives; set batch to 2 or more")
+    same = Same(own, items)
+    # With one positive the denominators "own" and "all" are one number; "all" is one pass over the logits fewer.
+    return contrast(
+        query,
+        keys,
+        positives=same,
+        negatives=~same if neg_mask is None else ~same & as_spec(neg_mask),
+        temperature=temperature,
+        denominator="all",
+        normalize=normalize,
+        neg_weight=neg_weight,
+        anchor_weight=anchor_weight,
+        reduction=reduction,
+        gather=gather,
+    )
+
+
+def clip(
+    first: Tensor,
+    second: Tensor,
+    *,
+    temperature: float | Tensor = 0.07,
+    normalize: bool = True,
+    subject: Tensor | None = None,
+    reduction: Reduction = "mean",
+    gather: Gather = LOCAL,
+) -> LossOutput:
+    """The mean of :func:`info_nce` from ``first (B, D)`` to ``second (B, D)`` and back.
+
+    ``per_anchor`` (2B,): anchors of ``first``, then of ``second``.   ``subject`` (B,): two items of one patient are never negatives.
+    All rows equal: log B. Source: Radford et al. 2021 (CLIP). Choose it for pairs from two encoders.
+    """
+    neg_mask = None if subject is None else ~SamePatient(subject, gather.rows(subject)[0])
+    outputs = [
+        info_nce(
+            *pair,
+            temperature=temperature,
+            normalize=normalize,
+            neg_mask=neg_mask,
+            reduction=reduction,
+            gather=gather,
+        )
+        for pair in ((first, second), (second, first))
+    ]
+    per_anchor = torch.cat([output.per_anchor for output in outputs])
+    return mean_of(outputs, per_anchor, reduction)
+
+
+def nt_xent(
+    views: Tensor,
+    *,
+    temperature: float | Tensor = 0.1,
+    normalize: bool = True,
+    subject: Tensor | None = None,
+    neg_mask: Mask | None = None,
+    reduction: Reduction = "mean",
+    gather: Gather = LOCAL,
+) -> LossOutput:
+    """``l_a = log sum over k != a of exp(s_ak / t) - s_ap / t`` over the 2B rows of two views, p the other view of a.
+
+    ``views`` (V, B, D); with V > 2 the mean over ordered pairs of views.   ``per_anchor`` (V B,), view-major.
+    ``subject`` (B,): two items of one patient are never negatives.
+    ``neg_mask`` (V B, V B): further restriction of the negatives (one process only).
+    All rows equal: log(2B - 1). Source: Chen et al. 2020 (SimCLR); over slices drawn from all volumes it is the random
+    global strategy G^R of Chaitanya et al. 2020. Choose it when starting.
+    """
+    if views.ndim != 3 or len(views) < 2:
+        raise ValueError(f"views are {tuple(views.shape)}; nt_xent needs (V, B, D) with at least two views")
+    count, batch = views.shape[:2]
+    rows, offset = gather.rows(views.transpose(0, 1))
+    rows = rows.transpose(0, 1)
+    total = rows.shape[1]
+    if total < 2:
+        raise ConfigError("nt_xent: a batch of 1 has no negatives; set batch to 2 or more")
+    own = torch.arange(batch, device=views.device)
+    everyone = torch.arange(total, device=views.device)
+    subjects = None if subject is None else gather.rows(subject)[0]
+
+    outputs = []
+    per_anchor = views.new_zeros(())
+    for pair in itertools.combinations(range(count), 2):
+        slots = torch.tensor([[0], [1]], device=views.device)
+        same_item = Same((own + offset).repeat(2), everyone.repeat(2))
+        same_view = Same(slots.expand(2, batch).flatten(), slots.expand(2, total).flatten())
+        negatives = ~same_item
+        if subject is not None and subjects is not None:
+            negatives = negatives & ~SamePatient(subject.repeat(2), subjects.repeat(2))
+        if neg_mask is not None:
+            chosen = torch.cat([own + view * batch for view in pair])
+            negatives = negatives & Selected(as_spec(neg_mask), chosen, chosen)
+        output = contrast(
+            views[list(pair)].flatten(0, 1),
+            rows[list(pair)].flatten(0, 1),
+            positives=same_item & ~same_view,
+            negatives=negatives,
+            temperature=temperature,
+            denominator="all",  # one positive: the same number as "own"
+            normalize=normalize,
+            reduction=reduction,
+            gather=gather,
+        )
+        outputs.append(output)
+        placed = output.per_anchor.new_zeros(count, batch)
+        placed[list(pair)] = output.per_anchor.view(2, batch)
+        per_anchor = per_anchor + placed / (count - 1)
+    return mean_of(outputs, per_anchor.flatten(), reduction, repeats=count - 1)
+
+
+class NTXent(ObjectiveConfig):
+    """NT-Xent (SimCLR, G^R): the views of one centre attract, everything else in the batch repels."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"two_views"})
+
+    name: Literal["nt_xent"] = "nt_xent"
+    temperature: PositiveFloat = 0.1
+    exclude_same_subject: bool = Field(False, description="two items of one patient are never negatives")
+
+    def build(self, channels: int, spatial_dims: int) -> nn.Module:
+        return StatelessObjective(self)
+
+    def loss(self, codes: Codes, gather: Gather) -> LossOutput:
+        subject = None
+        if self.exclude_same_subject:
+            subject = required(codes.subject, self.name, "exclude_same_subject needs the subjects of the batch")
+        return nt_xent(codes.z, temperature=self.temperature, subject=subject, gather=gather)
+
+
+class InfoNCE(ObjectiveConfig):
+    """InfoNCE from the first view to the second."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"two_views"})
+
+    name: Literal["info_nce"] = "info_nce"
+    temperature: PositiveFloat = 0.1
+
+    def build(self, channels: int, spatial_dims: int) -> nn.Module:
+        return StatelessObjective(self)
+
+    def loss(self, codes: Codes, gather: Gather) -> LossOutput:
+        return info_nce(codes.z[0], codes.z[1], temperature=self.temperature, gather=gather)
+
+
+class Clip(ObjectiveConfig):
+    """Symmetric InfoNCE with a learned logit scale, kept in [1, 100]."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"two_views"})
+
+    name: Literal["clip"] = "clip"
+    temperature: PositiveFloat = Field(0.07, ge=0.01, le=1, description="at the start")
+    learnable: bool = Field(True, description="the temperature is learned, in log form")
+    exclude_same_subject: bool = Field(False, description="two items of one patient are never negatives")
+
+    def build(self, channels: int, spatial_dims: int) -> nn.Module:
+        return ClipObjective(self)
+
+
+class ClipObjective(nn.Module):
+    """:func:`clip` between the first two views, with the logarithm of the logit scale as parameter."""
+
+    def __init__(self, entry: Clip) -> None:
+        super().__init__()
+        self.entry = entry
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(entry.temperature)), requires_grad=entry.learnable)
+
+    def forward(self, codes: Codes, gather: Gather = LOCAL) -> LossOutput:
+        subject = None
+        if self.entry.exclude_same_subject:
+            subject = required(codes.subject, "clip", "exclude_same_subject needs the subjects of the batch")
+        temperature = 1 / self.log_scale.float().exp().clamp(1, 100)
+        return clip(codes.z[0], codes.z[1], temperature=temperature, subject=subject, gather=gather)

@@ -1,0 +1,49 @@
+"""What every objective returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Reduction = Literal["mean", "sum", "none"]
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """The value of an objective on one batch.
+
+    ``loss``: scalar to minimise, or ``per_anchor`` itself with ``reduction="none"``.
+    ``per_anchor``: the terms before reduction; an anchor without a term holds 0.
+    ``parts``: detached scalars to log. Contrastive objectives give ``positive_cosine``, ``negative_cosine``,
+    ``valid_terms`` and ``without_positive`` (share of anchors).
+    ``all_equal``: what ``loss`` would be if all embeddings were identical, a detached scalar (a tensor, so that a
+    GPU is not waited for), None where that has no meaning. ``loss / all_equal`` near 1 means collapse.
+    """
+
+    loss: Tensor
+    per_anchor: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    all_equal: Tensor | None = None
+
+
+def mean_of(outputs: Sequence[LossOutput], per_anchor: Tensor, reduction: Reduction, *, repeats: int = 1) -> LossOutput:
+    """The objective that is the mean of ``outputs``, each already reduced by ``reduction``.
+
+    ``per_anchor``: its terms, already averaged over the ``repeats`` outputs in which an anchor has one.
+    Counts in the parts are added, the others averaged.
+    """
+    losses = torch.stack([output.loss for output in outputs]) if reduction != "none" else None
+    if losses is None:
+        loss = per_anchor
+    else:
+        loss = losses.mean() if reduction == "mean" else losses.sum() / repeats
+    parts = {}
+    for name in outputs[0].parts:
+        values = torch.stack([output.parts[name] for output in outputs])
+        parts[name] = values.mean() if values.is_floating_point() else values.sum()
+    levels = [output.all_equal for output in outputs if output.all_equal is not None]
+    return LossOutput(loss, per_anchor, parts, torch.stack(levels).mean() if len(levels) == len(outputs) else None)

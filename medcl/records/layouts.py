@@ -1,0 +1,74 @@
+"""Opening a data set whatever its layout."""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+
+from medcl.errors import DataError
+from medcl.records import bids, decathlon, dicom_tree, folder, nnunet
+from medcl.records.manifest import Manifest
+from medcl.records.names import is_volume
+
+_TABLES = (".csv", ".tsv", ".jsonl")
+
+
+def open_data(path: Path | str, labels: Path | str | None = None) -> Manifest:
+    """The manifest of what lies at ``path``; ``labels`` is a folder of labels, where the layout has none.
+
+    In this order: a glob; a table or manifest (``.csv``, ``.tsv``, ``.jsonl``); a ``dataset.json`` (Decathlon or
+    nnU-Net) or its folder; a folder with ``manifest.jsonl`` (of ``medcl inspect``); BIDS; a folder of volumes (with
+    ``labelsTr`` or ``labels`` beside ``imagesTr`` or ``images``); a DICOM tree; one volume.
+    Raises DataError that says what was looked for.
+    """
+    path = Path(path)
+    manifest = _open_folder(path) if path.is_dir() else _open_file(path)
+    return folder.attach_labels(manifest, Path(labels)) if labels is not None else manifest
+
+
+def _open_file(path: Path) -> Manifest:
+    if not path.exists():
+        if glob.has_magic(str(path)):
+            return folder.open_glob(str(path))
+        raise DataError(f"{path}: no such file or folder")
+    if path.suffix in _TABLES:
+        return Manifest.read(path)
+    if path.suffix == ".json":
+        return _open_json(path)
+    if is_volume(path):
+        return folder.open_glob(glob.escape(str(path)))
+    if dicom_tree.is_dicom(path):
+        return dicom_tree.open_dicom([path], f"DICOM file {path}")
+    raise DataError(
+        f"{path}: not a data set; expected a volume (.nii.gz, .nii, .mha, .nrrd, .hdr, DICOM), a table "
+        f"({', '.join(_TABLES)}), a dataset.json, or a folder"
+    )
+
+
+def _open_folder(path: Path) -> Manifest:
+    if (path / "dataset.json").is_file():
+        return _open_json(path / "dataset.json")
+    if (path / "manifest.jsonl").is_file():
+        return Manifest.read(path / "manifest.jsonl")
+    if bids.is_bids(path):
+        return bids.open_bids(path)
+    if folder.is_image_folder(path):
+        return folder.open_folder(path)
+    if dicom_tree.is_dicom_tree(path):
+        return dicom_tree.open_dicom_tree(path)
+    raise DataError(
+        f"{path}: no data set found; looked for dataset.json (Decathlon, nnU-Net), manifest.jsonl, sub-* folders (BIDS), "
+        "volumes (.nii.gz, .nii, .mha, .mhd, .nrrd, .nhdr, .hdr) here, in imagesTr or images and below, and DICOM files"
+    )
+
+
+def _open_json(path: Path) -> Manifest:
+    content = decathlon.read_dataset_json(path)
+    if decathlon.is_decathlon(content):
+        return decathlon.open_decathlon(path)
+    if nnunet.is_nnunet(content):
+        return nnunet.open_nnunet(path)
+    raise DataError(
+        f"{path}: neither a Decathlon dataset (key training: list of pairs) nor an nnU-Net one (keys channel_names, "
+        f"labels, file_ending); it has {', '.join(content) or 'no keys'}"
+    )

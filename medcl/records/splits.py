@@ -1,0 +1,113 @@
+"""Who is held out, and which labels a fine-tuning may see.
+
+Both orders come from hashing names with the seed, not from a shuffled list: they do not depend on the order or
+number of files, and a record that is added later moves no other record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from medcl.errors import DataError
+from medcl.records.manifest import Manifest
+from medcl.records.record import Record, SplitName
+
+
+@dataclass(frozen=True)
+class Split:
+    """Record ids of each part, sorted. No subject is in two parts."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+def split(manifest: Manifest, test: int = 0, validation: int = 0, seed: int = 0) -> Split:
+    """Hold out subjects until ``test`` and then ``validation`` records are reached; the rest is for training.
+
+    Counts are records, but a subject is never divided: a part holds the whole of its last subject, so it may be
+    larger than asked. The choice depends on subjects and ``seed`` only, and the test part not on ``validation``.
+    Records whose data set declares a split keep it and are not drawn from; those declared held out that have no
+    label in a data set with labels (a challenge's hidden test) are in no part: they cannot be scored and must not
+    be trained on. Raises DataError where a subject is declared on two sides or nothing is left to train on.
+    """
+    _refuse_repeated_ids(manifest)
+    _refuse_divided_subjects(manifest)
+    scored = any(record.label is not None for record in manifest.records)
+    parts: dict[SplitName, list[str]] = {"train": [], "validation": [], "test": []}
+    free: dict[str, list[str]] = defaultdict(list)
+    declared = {record.subject: record.split for record in manifest.records if record.split is not None}
+    for record in manifest.records:
+        declares = declared.get(record.subject)
+        if declares is None:
+            free[record.subject].append(record.id)
+        elif declares == "train" or record.label is not None or not scored:
+            parts[declares].append(record.id)
+    wanted: dict[SplitName, int] = {"test": test, "validation": validation}
+    drawn: Counter[SplitName] = Counter()
+    for subject in _shuffled(free, f"split {seed}"):
+        part: SplitName = next((name for name, count in wanted.items() if drawn[name] < count), "train")
+        parts[part] += free[subject]
+        drawn[part] += len(free[subject])
+    if any(drawn[name] < count for name, count in wanted.items()) or (test + validation and not parts["train"]):
+        raise DataError(
+            f"{manifest.source or 'data'}: cannot hold out {test} for test and {validation} for validation and still "
+            f"train: {len(manifest)} records of {len({record.subject for record in manifest.records})} subjects "
+            "(a subject is never divided); lower data.test or data.validation"
+        )
+    return Split(tuple(sorted(parts["train"])), tuple(sorted(parts["validation"])), tuple(sorted(parts["test"])))
+
+
+def labelled_subset(
+    manifest: Manifest, ids: Iterable[str], count: int | Literal["all"] = "all", subset: int = 0, seed: int = 0
+) -> tuple[str, ...]:
+    """The ids of ``count`` labelled records among ``ids``: the first of subset ``subset``'s own permutation of them.
+
+    Subset k of size n is therefore a prefix of subset k of any larger size, and "all" is the whole permutation.
+    Raises DataError where fewer records have a label.
+    """
+    labelled = [record_id for record_id in ids if manifest.by_id(record_id).label is not None]
+    if count != "all" and count > len(labelled):
+        raise DataError(
+            f"{manifest.source or 'data'}: {count} labelled records are asked for, but {len(labelled)} of the training "
+            "records have a label; lower data.labelled, or name their folder in data.labels"
+        )
+    order = _shuffled(labelled, f"subset {seed} {subset}")
+    return tuple(order if count == "all" else order[:count])
+
+
+def divided_subjects(records: Sequence[Record]) -> dict[str, dict[str, list[str]]]:
+    """Subjects declared on more than one side: subject -> split -> record ids."""
+    sides: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for record in records:
+        if record.split is not None:
+            sides[record.subject][record.split].append(record.id)
+    return {subject: dict(found) for subject, found in sides.items() if len(found) > 1}
+
+
+def _shuffled(names: Iterable[str], key: str) -> list[str]:
+    return sorted(set(names), key=lambda name: (hashlib.sha256(f"{key} {name}".encode()).digest(), name))
+
+
+def _refuse_repeated_ids(manifest: Manifest) -> None:
+    repeated = [record_id for record_id, count in Counter(manifest.ids).items() if count > 1]
+    if repeated:
+        raise DataError(
+            [f"record id '{record_id}' stands for several records; ids must be unique" for record_id in repeated]
+        )
+
+
+def _refuse_divided_subjects(manifest: Manifest) -> None:
+    divided = divided_subjects(manifest.records)
+    if divided:
+        raise DataError(
+            [
+                f"subject {subject} is on {len(sides)} sides of the split: "
+                + ", ".join(f"{ids[0]} in {name}" for name, ids in sides.items())
+                for subject, sides in divided.items()
+            ]
+        )

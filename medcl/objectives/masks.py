@@ -57,8 +57,7 @@ class Near(MaskSpec):
         self.distance = distance
 
     def block(self, rows: Index = ALL, columns: Index = ALL) -> Tensor:
-        gap = self.anchors[rows, None] - self.candidates[None, columns]
-        return gap.abs().amax(-1) < self.distance
+        return torch.cdist(self.anchors[rows], self.candidates[columns], p=torch.inf) < self.distance
 
 
 class DenseMask(MaskSpec):

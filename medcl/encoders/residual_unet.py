@@ -1,0 +1,181 @@
+"""The residual-encoder U-Net: nnU-Net's ``ResidualEncoderUNet``, parameter for parameter, and a smaller one for CPUs.
+
+Source: Isensee et al., "nnU-Net Revisited" (MICCAI 2024); BasicBlockD is the ResNet-D block of He et al., "Bag of
+tricks" (CVPR 2019). `encoders/nnunet_keys.py` maps the parameter names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from medcl.encoders.volume import Encoder, crop_to
+
+_CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+_CONV_TRANSPOSE = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+_POOL = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
+
+Stride = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The shape of a residual-encoder U-Net.
+
+    Attributes:
+        features: channels of each stage, fine to coarse.
+        blocks: residual blocks of each stage.
+        strides: stride at which each stage begins, relative to the stage before.
+        decoder_convs: convolutions of each decoder block.
+        stem_stride: stride of the stem. Above 1 the stages never see full resolution; a last decoder block then returns
+            there by an up-convolution, beside the image itself, and the image counts as the finest features.
+        full_channels: channels of that last block.
+    """
+
+    features: tuple[int, ...]
+    blocks: tuple[int, ...]
+    strides: tuple[Stride, ...]
+    decoder_convs: int = 1
+    stem_stride: int = 1
+    full_channels: int = 8
+
+    @property
+    def dims(self) -> int:
+        return len(self.strides[0])
+
+
+class ConvNorm(nn.Module):
+    """Convolution, instance normalisation and (unless ``active`` is False) leaky ReLU."""
+
+    def __init__(
+        self,
+        dims: int,
+        inputs: int,
+        outputs: int,
+        kernel: int = 3,
+        stride: Stride | int = 1,
+        *,
+        bias: bool = True,
+        active: bool = True,
+    ) -> None:
+        super().__init__()
+        self.conv = _CONV[dims](inputs, outputs, kernel, stride, padding=kernel // 2, bias=bias)
+        self.norm = _NORM[dims](outputs, eps=1e-5, affine=True)
+        self.active = active
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        return nn.functional.leaky_relu_(x, 0.01) if self.active else x
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions and a skip; where the block strides, the skip averages and then projects (BasicBlockD)."""
+
+    def __init__(self, dims: int, inputs: int, outputs: int, stride: Stride) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(dims, inputs, outputs, stride=stride)
+        self.conv2 = ConvNorm(dims, outputs, outputs, active=False)
+        # ceil_mode gives odd sizes the same number of cells as the strided convolution beside it.
+        self.pool = _POOL[dims](stride, stride, ceil_mode=True) if max(stride) > 1 else nn.Identity()
+        self.project = (
+            ConvNorm(dims, inputs, outputs, kernel=1, bias=False, active=False) if inputs != outputs else nn.Identity()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(self.conv1(x)) + self.project(self.pool(x))
+        return nn.functional.leaky_relu_(y, 0.01)
+
+
+class ResidualEncoder(nn.Module):
+    """Stem and stages; returns the features of every stage, preceded by the image where the stem strides."""
+
+    def __init__(self, in_channels: int, layout: Layout) -> None:
+        super().__init__()
+        dims, first = layout.dims, layout.features[0]
+        self.stem = ConvNorm(dims, in_channels, first, stride=layout.stem_stride)
+        self.returns_image = layout.stem_stride > 1
+        widths = (first, *layout.features)
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                ResidualBlock(dims, inputs, outputs, stride),
+                *(ResidualBlock(dims, outputs, outputs, (1,) * dims) for _ in range(count - 1)),
+            )
+            for (inputs, outputs), count, stride in zip(pairwise(widths), layout.blocks, layout.strides, strict=True)
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        features = [x] if self.returns_image else []
+        x = self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features
+
+
+class UpBlock(nn.Module):
+    """Transposed convolution to the skip's resolution, concatenation with the skip, convolutions."""
+
+    def __init__(
+        self, dims: int, below: int, skip: int, outputs: int, stride: Stride, convs: int, kernel: int = 3
+    ) -> None:
+        super().__init__()
+        self.up = _CONV_TRANSPOSE[dims](below, outputs, stride, stride)
+        self.convs = nn.Sequential(
+            *(ConvNorm(dims, skip + outputs if index == 0 else outputs, outputs, kernel) for index in range(convs))
+        )
+
+    def forward(self, below: Tensor, skip: Tensor) -> Tensor:
+        x: Tensor = self.convs(torch.cat((crop_to(self.up(below), skip), skip), 1))
+        return x
+
+
+class ResidualUNet(Encoder):
+    """The residual-encoder U-Net of ``layout`` for images of ``in_channels``."""
+
+    def __init__(self, in_channels: int, layout: Layout) -> None:
+        dims = layout.dims
+        blocks = [
+            UpBlock(dims, below, skip, skip, stride, layout.decoder_convs)
+            for below, skip, stride in zip(
+                layout.features[:0:-1], layout.features[-2::-1], layout.strides[:0:-1], strict=True
+            )
+        ]
+        channels, decoder_channels = layout.features, layout.features[-2::-1]
+        steps = [tuple(layout.stem_stride * s for s in layout.strides[0]), *layout.strides[1:]]
+        if layout.stem_stride > 1:
+            # A 1x1 convolution: it lets every voxel weigh its own intensity at next to no cost.
+            full = layout.full_channels
+            blocks.append(UpBlock(dims, layout.features[0], in_channels, full, steps[0], 1, kernel=1))
+            channels, decoder_channels = (in_channels, *channels), (*decoder_channels, full)
+            steps = [(1,) * dims, *steps]
+        super().__init__(
+            ResidualEncoder(in_channels, layout),
+            blocks,
+            in_channels=in_channels,
+            channels=channels,
+            strides=_cumulative(steps),
+            decoder_channels=decoder_channels,
+        )
+        self.layout = layout
+        self.apply(_initialise)
+
+
+def _cumulative(strides: Sequence[Stride]) -> list[Stride]:
+    return [tuple(math.prod(axis) for axis in zip(*strides[: level + 1], strict=True)) for level in range(len(strides))]
+
+
+def _initialise(module: nn.Module) -> None:
+    """He initialisation; a residual block starts as its skip (nnU-Net's ``ResidualEncoderUNet.initialize``)."""
+    if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+        nn.init.kaiming_normal_(module.weight, a=0.01)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, ResidualBlock):
+        nn.init.zeros_(module.conv2.norm.weight)
+        nn.init.zeros_(module.conv2.norm.bias)

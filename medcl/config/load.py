@@ -25,10 +25,10 @@ _MAX_DEPTH = 40
 class _Source:
     """The values of a YAML file with the line each key stands on."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, values: Any = None) -> None:
         self.path = path
         self.lines: dict[Location, int] = {}
-        self.values: Any = {}
+        self.values: Any = {} if values is None else values
         if path is not None:
             self._read(path)
 
@@ -99,7 +99,7 @@ def validate(
     model: type[Model], values: Mapping[str, Any], source: _Source | None = None, overridden: Iterable[Location] = ()
 ) -> Model:
     """Build a ``model`` from plain ``values``; ConfigError lists every problem."""
-    source = source or _Source(None)
+    source = source or _Source(None, values)
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:

@@ -1,0 +1,206 @@
+"""What a pipeline will do: every pretraining and every cell with its whole configuration.
+
+Everything is resolved and validated here, before anything runs, so that a wrong key in the last arm is reported in
+the first second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from medcl.config.data import DataConfig
+from medcl.config.finetune import FinetuneConfig
+from medcl.config.load import validate
+from medcl.config.pipeline import PipelineConfig
+from medcl.config.pretrain import PretrainConfig
+from medcl.config.shipped import find_config
+from medcl.errors import ConfigError
+
+Model = TypeVar("Model", PretrainConfig, FinetuneConfig)
+
+_OWN_KEYS = ("out", "data", "recipe", "encoder", "init")
+"""Keys of a run that the pipeline sets for every arm."""
+
+_BOOKKEEPING = ("device", "workers", "threads", "checkpoint_every", "log_every")
+"""Keys of ``trainer`` that do not change what a run computes."""
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """One pretraining; arms with the same configuration share it."""
+
+    config: PretrainConfig
+
+    @property
+    def folder(self) -> Path:
+        return self.config.out
+
+    @property
+    def name(self) -> str:
+        return f"pretrain/{self.folder.name}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fine-tuning of the grid: an arm with a labelled count, a labelled subset and a seed."""
+
+    arm: str
+    labelled: int | str
+    subset: int
+    seed: int
+    config: FinetuneConfig
+    pretraining: Pretraining | None
+
+    @property
+    def folder(self) -> Path:
+        return self.config.out
+
+    @property
+    def name(self) -> str:
+        return f"cells/{self.arm}/{self.folder.name}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All of a pipeline, in the order in which it runs."""
+
+    config: PipelineConfig
+    data: DataConfig
+    pretrainings: tuple[Pretraining, ...]
+    cells: tuple[Cell, ...]
+
+
+def make_plan(config: PipelineConfig) -> Plan:
+    """Resolve every run of ``config``. Raises ConfigError that names every wrong key of every arm."""
+    data = config.data.model_copy(update={"store": config.data.store or config.out / "prepared"})
+    pretrainings: dict[str, Pretraining] = {}
+    cells: list[Cell] = []
+    problems: list[str] = []
+    for arm in config.arms:
+        try:
+            for seed in config.grid.seeds:
+                source = _pretraining(config, data, arm, seed, pretrainings)
+                cells.extend(_cells(config, data, arm, seed, source))
+        except ConfigError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    counts, arms = list(config.grid.labelled), list(config.arms)
+    # the first subset of every count and arm comes first: an interrupted study already shows its shape
+    cells.sort(key=lambda cell: (cell.subset, cell.seed, counts.index(cell.labelled), arms.index(cell.arm)))
+    return Plan(config, data, tuple(pretrainings.values()), tuple(cells))
+
+
+def identity(config: PretrainConfig | FinetuneConfig, data: str, start: str | None = None) -> str:
+    """A digest of what a run computes: its configuration, the data's digest, the identity of what it starts from.
+
+    Folders, devices and logging leave it as it is, so that a study that was moved is not run again.
+    """
+    values = config.model_dump(mode="json", exclude={"out", "init"})
+    for key in ("path", "labels", "store"):
+        values["data"].pop(key)
+    for key in _BOOKKEEPING:
+        values["trainer"].pop(key)
+    return digest(values, data, start)
+
+
+def digest(*parts: Any) -> str:
+    """Sixteen hexadecimal digits that depend on ``parts`` (plain values) only."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def merged(base: Any, over: Any) -> Any:
+    """``over`` laid upon ``base``: mappings key by key, anything else replaced.
+
+    A mapping of numbers upon a list changes those items. A mapping whose ``name`` differs chooses another kind of
+    thing, so that it replaces ``base`` whole.
+    """
+    if isinstance(base, list) and isinstance(over, Mapping) and all(isinstance(key, int) for key in over):
+        result = list(base)
+        for index, value in over.items():
+            if not 0 <= index < len(result):
+                raise ConfigError(f"{index}: the list has {len(result)} items, counted from 0")
+            result[index] = merged(result[index], value)
+        return result
+    if not isinstance(base, Mapping) or not isinstance(over, Mapping):
+        return over
+    if "name" in base and over.get("name", base["name"]) != base["name"]:
+        return over
+    return {**base, **{key: merged(base[key], value) if key in base else value for key, value in over.items()}}
+
+
+def _pretraining(
+    config: PipelineConfig, data: DataConfig, arm: str, seed: int, known: dict[str, Pretraining]
+) -> Pretraining | None:
+    section = config.arms[arm].pretrain
+    if section is None:
+        return None
+    folder = f"{arm}-r{seed}" if config.grid.pretrain_per_seed else arm
+    own = {"data": data, "out": config.out / "pretrain" / folder}
+    if config.grid.pretrain_per_seed:
+        own["seed"] = seed
+    found = Pretraining(_resolve(PretrainConfig, config, "pretrain", arm, section, own))
+    return known.setdefault(identity(found.config, ""), found)
+
+
+def _cells(config: PipelineConfig, data: DataConfig, arm: str, seed: int, source: Pretraining | None) -> list[Cell]:
+    cells = []
+    for count in config.grid.labelled:
+        for subset in range(1 if count == "all" else config.grid.subsets):
+            folder = config.out / "cells" / arm / f"n{count}-s{subset}-r{seed}"
+            own = {
+                "data": data.model_copy(update={"labelled": count, "subset": subset}),
+                "out": folder,
+                "init": source.folder if source else None,
+                "seed": seed,
+            }
+            resolved = _resolve(FinetuneConfig, config, "finetune", arm, config.arms[arm].finetune, own)
+            cells.append(Cell(arm, count, subset, seed, resolved, source))
+    return cells
+
+
+def _resolve(
+    model: type[Model], config: PipelineConfig, stage: str, arm: str, section: Mapping[str, Any], own: Mapping[str, Any]
+) -> Model:
+    """The configuration of one run: a file, the shared section, the arm's section, then what the pipeline sets."""
+    shared: Mapping[str, Any] = getattr(config, stage)
+    where = {**dict.fromkeys(shared, stage), **dict.fromkeys(section, f"arms.{arm}.{stage}")}
+    forbidden = [key for key in where if key in (*_OWN_KEYS, *(("seed",) if "seed" in own else ()))]
+    if forbidden:
+        raise ConfigError([f"{where[key]}.{key}: is set by the pipeline for every arm" for key in forbidden])
+    try:
+        given = merged(shared, section)
+        values = merged(_read(given.pop("config", None)), given)
+    except ConfigError as error:
+        raise ConfigError([f"arms.{arm}.{stage}: {problem}" for problem in error.problems]) from None
+    values |= {"recipe": config.recipe, **({"encoder": config.encoder} if config.encoder else {}), **own}
+    if config.jobs > 1:
+        values["trainer"] = {"threads": 1, **values.get("trainer", {})}
+    try:
+        return validate(model, values)
+    except ConfigError as error:
+        raise ConfigError([_placed(problem, where, f"arms.{arm}.{stage}") for problem in error.problems]) from None
+
+
+def _placed(problem: str, where: Mapping[str, str], otherwise: str) -> str:
+    """A problem of a run's configuration, named by where in the pipeline its key stands."""
+    key = problem.partition(":")[0].partition(".")[0]
+    if key == "configuration":
+        return otherwise + problem.removeprefix("configuration")
+    return f"{where.get(key, otherwise)}.{problem}"
+
+
+def _read(path: str | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    values = yaml.safe_load(find_config(path).read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected keys and values at the top level")
+    return values

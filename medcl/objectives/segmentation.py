@@ -20,9 +20,10 @@ def soft_dice(
     *,
     background: bool = True,
     absent: Absent = "skip",
+    epsilon: float = 1e-10,
     reduction: Reduction = "mean",
 ) -> LossOutput:
-    """``1 - mean over classes of 2 sum(p g) / (sum p + sum g + 1e-10)``, the sums over the voxels of one view.
+    """``1 - mean over classes of 2 sum(p g) / (sum p + sum g + epsilon)``, the sums over the voxels of one view.
 
     ``logits`` (B, K, *S); ``target`` (B, *S) class indices, or (B, K, *S) shares of the classes (mixup).
     ``background``: class 0 counts.   ``per_anchor`` (B,): one term a view.
@@ -36,7 +37,7 @@ def soft_dice(
         first = 0 if background else 1
         overlap = 2 * (share * truth).sum(2)[:, first:]
         size = truth.sum(2)[:, first:]
-        dice = overlap / (share.sum(2)[:, first:] + size + 1e-10)
+        dice = overlap / (share.sum(2)[:, first:] + size + epsilon)
         counted = torch.ones_like(size, dtype=torch.bool) if absent == "zero" else size > 0
         classes = counted.sum(1)
         per_view = torch.where(counted, 1 - dice, 0.0).sum(1) / classes.clamp_min(1)

@@ -1,0 +1,35 @@
+"""The listing is complete: no row of the indexes and no adapter can drop out unseen."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.oracles.rows import INDEXES, oracle_folder
+from tests.oracles.test_oracles import BUILT, ROWS
+
+# Rows whose objective is built. Adding an adapter means adding its name here; removing either alone fails.
+DUE = {
+    "objectives": "infonce_oneway mnrl_triplet infonce_symmetric ntxent supcon mcl_masked tiled_infonce",
+    "volumetric": "nt_xent supcon global_gd_minus global_gd global_gd_released_layout "
+    "local_lr_2d local_lr_3d local_ld_2d local_ld_3d dice",
+    "multimodal": "mm_clip",
+}
+
+
+def test_every_built_row_has_its_adapter() -> None:
+    assert {(index, name) for index, names in DUE.items() for name in names.split()} == set(BUILT)
+
+
+def test_every_row_of_the_folder_is_listed() -> None:
+    folder = oracle_folder()
+    if not folder.is_dir():
+        pytest.skip(f"no reference vectors at {folder}; set MEDCL_ORACLES")
+    found = [path for path in (folder / f"{index}.json" for index in INDEXES) if path.is_file()]
+    named = [(path.stem, row["name"]) for path in found for row in json.loads(path.read_text())["oracles"]]
+    assert named == [row.key for row in ROWS]
+    assert len(set(named)) == len(named)
+    absent = sorted("/".join(key) for key in set(BUILT) - set(named))
+    if absent:
+        pytest.skip(f"rows that this folder does not have: {', '.join(absent)}")

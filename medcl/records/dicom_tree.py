@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
@@ -15,8 +17,9 @@ from medcl.errors import DataError
 from medcl.records.manifest import Manifest
 from medcl.records.record import Record, pseudonym
 
-_TAGS = ["PatientID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "InstanceNumber", "Rows", "SOPClassUID"]
-_IMAGE_MODALITIES = ("CT", "MR", "PT", "NM", "US", "OT", "XA", "")
+_TAGS = ["PatientID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "InstanceNumber", "Rows"]
+_NOT_IMAGES = ("SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "SR", "PR", "KO", "REG", "DOC")
+_RADIOGRAPHS = ("CR", "DX", "MG", "RG")
 _log = logging.getLogger(__name__)
 
 
@@ -35,50 +38,75 @@ def is_dicom_tree(folder: Path) -> bool:
 
 
 def open_dicom_tree(folder: Path) -> Manifest:
-    """Every image series below ``folder`` as a record, grouped by SeriesInstanceUID whatever the folders.
+    """Every image series below ``folder`` as a record, grouped by SeriesInstanceUID.
 
-    The record's volume is the series' first file (lowest instance number); ids and subjects are pseudonyms of the series
-    and of PatientID, which is kept nowhere. Segmentations, structure sets and documents are left out.
+    The record's volume is the series' first file (lowest instance number), a radiograph all of its files; ids and
+    subjects are pseudonyms of the series and of PatientID, which is kept nowhere. Segmentations, structure sets and
+    documents are left out. DataError where the files of one series lie in several folders: readers take one.
     """
     return open_dicom(sorted(path for path in folder.rglob("*") if path.is_file()), f"DICOM tree {folder}")
 
 
 def open_dicom(files: Iterable[Path], source: str) -> Manifest:
     """The manifest of the image series among ``files``; other files are passed over."""
-    series: dict[str, list[tuple[int, Path, Dataset]]] = defaultdict(list)
+    series: dict[str, list[_File]] = defaultdict(list)
     left_out = 0
     for path in files:
         header = _header(path) if is_dicom(path) else None
-        if header is None or not header.get("Rows") or str(header.get("Modality", "")) not in _IMAGE_MODALITIES:
+        if header is None or not header.get("Rows") or str(header.get("Modality", "")) in _NOT_IMAGES:
             left_out += 1
-            continue
-        # A file without a series is its own; the study alone would join what does not belong together.
-        uid = str(header.get("SeriesInstanceUID") or path)
-        series[uid].append((int(header.get("InstanceNumber") or 0), path, header))
+        else:
+            # Anonymisers sometimes remove the series; its folder is then all that keeps its files together.
+            uid = str(header.get("SeriesInstanceUID") or path.parent)
+            series[uid].append(_File(int(header.get("InstanceNumber") or 0), path, header))
     if not series:
-        raise DataError(f"{source}: no image series in it ({left_out} files were no DICOM images)")
+        raise DataError(f"{source}: no image series in it ({left_out} files are no DICOM images)")
     if left_out:
         _log.info("%s: %d files are no DICOM images and were passed over", source, left_out)
-    records = [_record(uid, found) for uid, found in series.items()]
+    scattered = [problem for found in series.values() if (problem := _scattered(found))]
+    if scattered:
+        raise DataError(scattered)
+    records = [_record(found) for found in series.values()]
     return Manifest(tuple(sorted(records, key=lambda record: record.id)), source=source)
 
 
-def _record(uid: str, found: list[tuple[int, Path, Dataset]]) -> Record:
-    _, first, header = min(found, key=lambda item: (item[0], item[1]))
+class _File(NamedTuple):
+    number: int
+    path: Path
+    header: Dataset
+
+
+def _record(found: list[_File]) -> Record:
+    files = tuple(file.path for file in sorted(found, key=lambda file: (file.number, file.path)))
+    header = found[0].header
+    uid = str(header.get("SeriesInstanceUID") or files[0].parent.name)
     record_id = f"series-{hashlib.sha256(uid.encode()).hexdigest()[:12]}"
-    patient = str(header.get("PatientID") or header.get("StudyInstanceUID") or "")
+    patient = str(header.get("PatientID") or header.get("StudyInstanceUID") or "").strip()
     modality = str(header.get("Modality") or "")
+    is_radiograph = modality in _RADIOGRAPHS
     return Record(
         id=record_id,
         subject=pseudonym(patient) if patient else record_id,
-        volume=(first,),
+        volume=() if is_radiograph else files[:1],
+        radiograph=files if is_radiograph else (),
         attributes={"modality": modality} if modality else {},
     )
 
 
+def _scattered(found: list[_File]) -> str | None:
+    folders = sorted({str(file.path.parent) for file in found})
+    if len(folders) == 1:
+        return None
+    return f"{folders[0]}: part of its series lies in {', '.join(folders[1:])}; bring its files into one folder"
+
+
 def _header(path: Path) -> Dataset | None:
     try:
-        return dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
-    except (InvalidDicomError, OSError, ValueError, EOFError, AttributeError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom warns of odd values, and its messages may quote identifiers
+            header = dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+            list(header)  # values are converted when first looked at
+            return header
+    except (InvalidDicomError, OSError, ValueError, EOFError, KeyError, AttributeError, NotImplementedError):
         _log.warning("%s: begins as DICOM but its header cannot be read", path)
         return None

@@ -1,0 +1,170 @@
+"""Reading a volume file for what checks and summaries need to know of it. A bad file is a fact, not an exception."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+
+from medcl.errors import DataError, MedclError
+from medcl.modalities import dicom
+from medcl.modalities.header import VolumeHeader, corner_distance
+from medcl.modalities.volume import read_header, read_volume
+from medcl.records.facts import MOST_VALUES, PERCENTILES, Kind, VolumeFacts
+from medcl.records.manifest import Manifest
+from medcl.types import Affine, Array
+
+# Percentiles of more voxels than this are those of an even sample: sorting a whole-body CT tells no more.
+_ENOUGH_VOXELS = 1 << 22
+
+Progress = Callable[[int, int], None]
+"""Called with how many files are done, of how many."""
+
+
+def read_all_facts(manifest: Manifest, workers: int = 1, progress: Progress | None = None) -> dict[Path, VolumeFacts]:
+    """The facts of every volume and label file of the manifest, each read once, by ``workers`` processes.
+
+    Raises DataError only where a worker process dies (a file that crashes its decoder, or too little memory).
+    """
+    kinds: dict[Path, Kind] = {}
+    for record in manifest.records:
+        for path in record.volume:
+            kinds.setdefault(path, "image")
+        if record.label is not None:
+            kinds.setdefault(record.label, "label")
+    facts: dict[Path, VolumeFacts] = {}
+
+    def note(found: VolumeFacts) -> None:
+        facts[found.path] = found
+        if progress is not None:
+            progress(len(facts), len(kinds))
+
+    if workers <= 1:
+        for path, kind in kinds.items():
+            note(read_facts(path, kind))
+        return facts
+    # Spawned, not forked: the caller may hold threads (a progress bar, torch) that a fork would copy half of.
+    context = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(min(workers, len(kinds) or 1), mp_context=context) as pool:
+            for found in pool.map(read_facts, kinds, kinds.values(), chunksize=4):
+                note(found)
+    except BrokenProcessPool as error:
+        raise DataError(
+            f"{manifest.source}: a worker process died after {len(facts)} of {len(kinds)} files (too little memory, or "
+            "a file that crashes its decoder); use --workers 1 to see at which file"
+        ) from error
+    return facts
+
+
+def read_facts(path: Path, kind: Kind) -> VolumeFacts:
+    """The facts of one file. Never raises: whatever goes wrong is their ``error``."""
+    known = partial(VolumeFacts, path, kind)
+    if not path.exists():
+        return known(error="no such file", missing=True)
+    try:
+        known = partial(known, digest=_digest(path))
+        header = read_header(path)
+    except (
+        Exception
+    ) as error:  # a damaged file may fail anywhere in three decoders; one file must not end an inspection
+        return known(error=_one_line(error, path), **_broken_affine(path))
+    known = partial(known, **_header_facts(header))
+    if len(header.shape) != 3:
+        return known()
+    try:
+        return known(**_voxel_facts(read_volume(path).data[0], kind))
+    except Exception as error:  # as above
+        return known(error=_one_line(error, path))
+
+
+def _header_facts(header: VolumeHeader) -> dict[str, Any]:
+    nifti: Any = header.nifti
+    pixdim: tuple[float, ...] = ()
+    form_distance = 0.0
+    if nifti is not None:
+        pixdim = tuple(float(size) for size in nifti["pixdim"][1:4])
+        sform, qform = nifti.get_sform(coded=True)[0], nifti.get_qform(coded=True)[0]
+        if sform is not None and qform is not None:
+            form_distance = corner_distance(header.shape, sform, qform)
+    return {
+        "format": header.format,
+        "dtype": str(header.dtype),
+        "modality": header.modality,
+        "shape": header.shape,
+        "affine": _rows(header.affine),
+        "spacing": header.spacing,
+        "pixdim": pixdim,
+        "form_distance": form_distance,
+        "orientation": header.orientation,
+    }
+
+
+def _voxel_facts(voxels: Array, kind: Kind) -> dict[str, Any]:
+    nan, infinite = 0, 0
+    if voxels.dtype.kind == "f":
+        nan, infinite = int(np.isnan(voxels).sum()), int(np.isinf(voxels).sum())
+    finite = voxels[np.isfinite(voxels)] if nan + infinite else voxels.reshape(-1)
+    facts = {"voxels": hashlib.sha256(np.ascontiguousarray(voxels)).hexdigest(), "nan": nan, "infinite": infinite}
+    if not finite.size:
+        return facts
+    whole = np.rint(finite) if finite.dtype.kind == "f" else finite
+    fractional = int((finite != whole).sum())
+    sample = finite[:: max(1, finite.size // _ENOUGH_VOXELS)]
+    return facts | {
+        "fractional": fractional,
+        "minimum": float(finite.min()),
+        "maximum": float(finite.max()),
+        "mean": float(finite.mean(dtype=np.float64)),
+        "percentiles": tuple(float(value) for value in np.percentile(sample, PERCENTILES)),
+        "values": {} if fractional else _values(whole, kind),
+    }
+
+
+def _values(whole: Array, kind: Kind) -> dict[int, int]:
+    if kind == "image" and np.unique(whole[: 1 << 16]).size > MOST_VALUES:
+        return {}  # the first voxels already say that this is no label; spares sorting all of them
+    values, counts = np.unique(whole, return_counts=True)
+    if kind == "image" and len(values) > MOST_VALUES:
+        return {}
+    return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+
+
+def _digest(path: Path) -> str:
+    files = [path]
+    if dicom.is_dicom(path):
+        files = next((list(s.files) for s in dicom.find_series(path.parent) if path in s.files), files)
+    digest = hashlib.sha256()
+    for file in files:
+        with open(file, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _broken_affine(path: Path) -> dict[str, Any]:
+    """The affine of a NIfTI file that was refused for it, so that a check can name the cause."""
+    try:
+        image: Any = nibabel.load(path)
+        affine = np.asarray(image.affine, np.float64)
+    except Exception:  # not the affine, then
+        return {}
+    singular = not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12
+    return {"affine": _rows(affine)} if singular else {}
+
+
+def _rows(affine: Affine) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(value) for value in row) for row in affine)
+
+
+def _one_line(error: Exception, path: Path) -> str:
+    text = error.problems[0] if isinstance(error, MedclError) else f"{type(error).__name__}: {error}"
+    return text.removeprefix(f"{path}: ").strip().splitlines()[0]

@@ -1,0 +1,213 @@
+"""The recipe: what is done to a volume before a network sees it. It travels with the weights.
+
+A recipe follows from the fingerprint of the training records (:func:`derive_recipe`), is printed, can be overridden,
+and is then frozen: fine-tuning and prediction apply it unchanged. It never depends on labels, so that pretraining on
+unlabelled records learns nothing from them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+import yaml
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from medcl.config.data import RecipeConfig
+from medcl.config.strict import Strict
+from medcl.errors import ConfigError, DataError
+from medcl.types import Array, Shape, Spacing
+
+if TYPE_CHECKING:
+    from medcl.preparation.fingerprint import Fingerprint
+
+log = logging.getLogger(__name__)
+
+# A volume is anisotropic where its coarsest axis is this many times coarser than its finest (nnU-Net's rule).
+ANISOTROPY = 3.0
+PATCH_STEP, PATCH_CAP = 16, 96
+# Crop to the body box where it leaves out at least this share of the volume; less is not worth a smaller context.
+CROP_GAIN = 0.25
+# Air is -1000 HU; an undeclared volume that dark is probably CT.
+LOOKS_LIKE_HU = -500.0
+
+
+class CTIntensity(Strict):
+    """``(clip(x, window) - mean) / std`` with one window, mean and std for the data set; ``x`` in HU."""
+
+    name: Literal["ct"] = "ct"
+    window: tuple[float, float] = Field(description="HU kept; what lies outside is clipped")
+    mean: float = Field(description="HU mapped to 0")
+    std: PositiveFloat = Field(description="HU per unit")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> CTIntensity:
+        if not self.window[0] < self.window[1]:
+            raise ValueError(f"window {list(self.window)} is empty; give it as [low, high]")
+        return self
+
+
+class MRIntensity(Strict):
+    """Per volume and channel: clip at two percentiles of the body's voxels, then their z-score."""
+
+    name: Literal["mr"] = "mr"
+    percentiles: tuple[float, float] = Field((0.5, 99.5), description="percentiles of the body's voxels that are kept")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> MRIntensity:
+        if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
+            raise ValueError(f"percentiles {list(self.percentiles)}: give [low, high] within 0 to 100")
+        return self
+
+
+IntensityRule = Annotated[CTIntensity | MRIntensity, Field(discriminator="name")]
+
+
+class Recipe(Strict):
+    """How volumes are prepared. Axes are x, y, z in RAS order; spacing in millimetres, patch in voxels."""
+
+    version: Literal[1] = 1
+    orientation: Literal["RAS"] = Field("RAS", description="closest axis code after flipping and swapping axes")
+    spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = Field(description="millimetres per voxel, x y z")
+    crop: Literal["none", "foreground"] = Field("none", description="foreground: cut to the body box")
+    intensity: IntensityRule = MRIntensity()
+    n4: bool = Field(False, description="N4 bias field correction before the intensity rule")
+    patch: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(description="voxels of a training view, x y z")
+    channels: tuple[str, ...] = Field(min_length=1, description="what each channel is")
+    labels: dict[int, str] = Field({}, description="what each label value is")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the whole recipe."""
+        return _sha256(self.model_dump(mode="json"))
+
+    @property
+    def voxel_digest(self) -> str:
+        """SHA-256 of what changes prepared voxels: all but the patch and the names."""
+        kept = self.model_dump(mode="json", include={"version", "orientation", "spacing", "crop", "intensity", "n4"})
+        return _sha256({**kept, "channels": len(self.channels)})
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML that :meth:`from_yaml` reads back to an equal recipe."""
+        return yaml.safe_dump(
+            self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, default_flow_style=None
+        )
+
+    @classmethod
+    def from_yaml(cls, text: str) -> Recipe:
+        """Read :meth:`to_yaml`'s output. Raises ConfigError where it is not a recipe."""
+        try:
+            return cls.model_validate(yaml.safe_load(text))
+        except (yaml.YAMLError, ValidationError) as error:
+            raise ConfigError(f"not a recipe of this medcl ({str(error).splitlines()[0]})") from error
+
+
+def derive_recipe(
+    fingerprint: Fingerprint,
+    config: RecipeConfig,
+    channels: Sequence[str] = (),
+    labels: Mapping[int, str] | None = None,
+) -> Recipe:
+    """The recipe for the records of ``fingerprint``; what ``config`` sets is taken as it is.
+
+    Raises DataError where the records mix CT with another modality and ``config`` does not choose,
+    ConfigError where a setting does not belong to the intensity rule.
+    """
+    count = fingerprint.channels
+    if channels and len(channels) != count:
+        raise DataError(
+            f"the data set names {len(channels)} channels ({', '.join(channels)}), its volumes have {count}"
+        )
+    names = tuple(channels) or (("image",) if count == 1 else tuple(f"channel {index}" for index in range(count)))
+    spacing = config.spacing or _spacing(fingerprint)
+    crop = config.crop or ("foreground" if np.median(fingerprint.body_shares) <= 1 - CROP_GAIN else "none")
+    return Recipe(
+        spacing=spacing,
+        crop=crop,
+        intensity=_intensity(fingerprint, config, names),
+        n4=config.n4,
+        patch=config.patch or _patch(fingerprint, spacing, crop),
+        channels=names,
+        labels=dict(labels or {}),
+    )
+
+
+def _spacing(fingerprint: Fingerprint) -> Spacing:
+    """The median of each axis; of a strongly anisotropic data set the coarsest axis takes its 10th percentile,
+    as the median would blur away the records with thinner slices (nnU-Net, supplementary note 2)."""
+    each = np.array([record.spacing for record in fingerprint.records])
+    spacing = np.median(each, axis=0)
+    coarsest = int(spacing.argmax())
+    if spacing.max() > ANISOTROPY * spacing.min():
+        others = np.delete(spacing, coarsest).max()
+        spacing[coarsest] = max(np.percentile(each[:, coarsest], 10), others)
+    x, y, z = (round(float(value), 4) for value in spacing)
+    return x, y, z
+
+
+def _patch(fingerprint: Fingerprint, spacing: Spacing, crop: str) -> Shape:
+    """The median prepared shape, rounded down to a multiple of 16 (of 8 below 16, which views pad to), at most 96."""
+    extents: Array = np.array(
+        [record.body_extent if crop == "foreground" else record.extent for record in fingerprint.records]
+    )
+    shape = np.median(extents, axis=0) / np.array(spacing)
+    x, y, z = (_patch_side(float(np.rint(size))) for size in shape)
+    return x, y, z
+
+
+def _patch_side(size: float) -> int:
+    if size < PATCH_STEP:
+        return max(PATCH_STEP // 2, int(size) // (PATCH_STEP // 2) * (PATCH_STEP // 2))
+    return min(PATCH_CAP, int(size) // PATCH_STEP * PATCH_STEP)
+
+
+def _intensity(fingerprint: Fingerprint, config: RecipeConfig, channels: Sequence[str]) -> CTIntensity | MRIntensity:
+    kind = config.intensity or _modality(fingerprint, channels)
+    if kind == "mr":
+        if config.window is not None:
+            raise ConfigError(
+                "recipe.window: belongs to recipe.intensity=ct, but these volumes are treated as mr; set one"
+            )
+        return MRIntensity(percentiles=config.percentiles) if config.percentiles else MRIntensity()
+    for key, value in (("percentiles", config.percentiles), ("n4", config.n4)):
+        if value:
+            raise ConfigError(
+                f"recipe.{key}: belongs to recipe.intensity=mr, but these volumes are treated as ct; set one"
+            )
+    body = fingerprint.body
+    window = config.window or (round(body.low, 1), round(body.high, 1))
+    if not window[0] < window[1]:
+        raise DataError(
+            "the records' values do not vary, so no CT window follows from them; set recipe.window=[low,high]"
+        )
+    return CTIntensity(window=window, mean=round(body.mean, 3), std=round(max(body.std, 1e-3), 3))
+
+
+def _modality(fingerprint: Fingerprint, channels: Sequence[str]) -> Literal["ct", "mr"]:
+    """CT where every channel or every file says so; a name of the data set outweighs the files."""
+    named = [channel.strip().upper() == "CT" for channel in channels]
+    if all(named):
+        return "ct"
+    modalities = {record.modality for record in fingerprint.records}
+    if any(named) or ("CT" in modalities and len(modalities) > 1):
+        raise DataError(
+            "the records mix CT with other modalities "
+            f"({', '.join(sorted(str(m or 'undeclared') for m in modalities))}; channels {', '.join(channels)}); "
+            "choose one rule with recipe.intensity=ct or recipe.intensity=mr"
+        )
+    if modalities == {"CT"}:
+        return "ct"
+    if modalities == {None} and fingerprint.body.minimum < LOOKS_LIKE_HU:
+        log.warning(
+            "values go down to %.0f and no file says its modality: if this is CT, set recipe.intensity=ct",
+            fingerprint.body.minimum,
+        )
+    return "mr"
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from medcl.evaluation.comparison import Comparison
 
-_TITLES = {"dice": "Dice", "hd95_mm": "HD95 mm", "surface_dice": "surface Dice", "volume_error_ml": "error ml"}
+_TITLES = {"dice": "Dice", "hd95_mm": "HD95 mm", "surface_dice": "surface Dice", "volume_error_ml": "volume error ml"}
 
 
 def command(
@@ -55,23 +55,22 @@ def _table(comparison: Comparison) -> Table:
         title=f"{comparison.other} minus {comparison.baseline}, {comparison.cases} shared cases",
         caption="95 % bootstrap interval over subjects; p: two-sided sign-flip permutation test, not corrected for multiple comparisons",
         box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
         title_justify="left",
         caption_justify="left",
     )
     table.add_column("class", overflow="fold")
-    table.add_column("metric", no_wrap=True)
     for column in (comparison.baseline, comparison.other):
-        table.add_column(column, justify="right", overflow="fold")
+        table.add_column(column, justify="right", overflow="fold", min_width=6)
     for column in ("difference", "95 % interval", "p", "cases"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in comparison.rows:
-        name = row.name if row.label is None else f"{row.label} {row.name}"
-        for index, (metric, compared) in enumerate(row.metrics.items()):
+        table.add_row(row.name if row.label is None else f"{row.label} {row.name}")
+        for metric, compared in row.metrics.items():
             difference = compared.difference
             cases = f"{difference.cases}" + (f" (-{compared.unpaired})" if compared.unpaired else "")
             table.add_row(
-                name if index == 0 else "",
-                _TITLES[metric],
+                f"  {_TITLES[metric]}",
                 f"{compared.baseline:.3f}",
                 f"{compared.other:.3f}",
                 f"{difference.mean:+.3f}",
@@ -79,7 +78,6 @@ def _table(comparison: Comparison) -> Table:
                 _p_text(difference.p),
                 cases,
             )
-        table.add_section()
     return table
 
 

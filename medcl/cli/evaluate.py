@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from medcl.evaluation.scores import Evaluation
+    from medcl.evaluation.scores import Evaluation, SummaryRow
     from medcl.evaluation.statistics import Interval
 
 _COLUMNS = {
@@ -20,6 +20,12 @@ _COLUMNS = {
     "hd95_mm": ("HD95\nmm", "{:.2f}"),
     "volume_error_ml": ("volume\nerror ml", "{:.3f}"),
     "relative_volume_error": ("volume\nerror %", "{:.1%}"),
+}
+
+_OUTCOMES = {
+    "missed": "missed (Dice 0, HD95 = image diagonal)",
+    "spurious": "predicted where the truth has none (Dice 0, HD95 = image diagonal)",
+    "absent": "in neither mask (left out)",
 }
 
 
@@ -51,7 +57,12 @@ def command(
         task = bar.add_task("scoring", total=None)
         evaluation = evaluate(config, lambda done, total: bar.update(task, completed=done, total=total))
     console = Console()
-    console.print(_table(evaluation))
+    rows = evaluation.summary()
+    console.print(_table(evaluation, rows))
+    for row in rows:
+        counts = [f"{row.outcomes[outcome]} {text}" for outcome, text in _OUTCOMES.items() if row.outcomes[outcome]]
+        if row.label is not None and counts:
+            print(f"{row.label} {row.name}: {'; '.join(counts)}")
     if evaluation.missing:
         shown = ", ".join(evaluation.missing[:5]) + (" ..." if len(evaluation.missing) > 5 else "")
         print(f"{len(evaluation.missing)} cases of the truth have no prediction and are not scored: {shown}")
@@ -70,26 +81,25 @@ def _interval_text(interval: Interval, form: str) -> str:
     return f"{form.format(interval.mean)}\n{form.format(interval.low)}-{form.format(interval.high)}"
 
 
-def _table(evaluation: Evaluation) -> Table:
+def _table(evaluation: Evaluation, rows: list[SummaryRow]) -> Table:
     from rich import box
     from rich.table import Table
 
     subjects = len(set(evaluation.subjects))
     table = Table(
         title=f"{len(evaluation.cases)} cases of {subjects} subjects: mean, 95 % interval over subjects",
-        caption=f"surface Dice at {evaluation.tolerance_mm:g} mm; missed and spurious score Dice 0, absent are left out",
+        caption=f"surface Dice at {evaluation.tolerance_mm:g} mm",
         box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
         title_justify="left",
         caption_justify="left",
     )
     table.add_column("class", overflow="fold")
     for title, _ in _COLUMNS.values():
-        table.add_column(title, justify="right")
-    table.add_column("missed/spurious\n/absent", justify="right")
-    for row in evaluation.summary():
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
         cells = [_interval_text(row.metrics[metric], form) for metric, (_, form) in _COLUMNS.items()]
-        counts = "/".join(str(row.outcomes[outcome]) for outcome in ("missed", "spurious", "absent"))
-        table.add_row(row.name if row.label is None else f"{row.label} {row.name}", *cells, counts)
+        table.add_row(row.name if row.label is None else f"{row.label} {row.name}", *cells)
     return table
 
 

@@ -15,7 +15,6 @@ import nibabel
 import numpy as np
 
 from medcl.errors import DataError, MedclError
-from medcl.modalities import dicom
 from medcl.modalities.header import VolumeHeader, corner_distance
 from medcl.modalities.volume import read_header, read_volume
 from medcl.records.facts import MOST_VALUES, PERCENTILES, Kind, VolumeFacts
@@ -139,15 +138,8 @@ def _values(whole: Array, kind: Kind) -> dict[int, int]:
 
 
 def _digest(path: Path) -> str:
-    files = [path]
-    if dicom.is_dicom(path):
-        files = next((list(s.files) for s in dicom.find_series(path.parent) if path in s.files), files)
-    digest = hashlib.sha256()
-    for file in files:
-        with open(file, "rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _broken_affine(path: Path) -> dict[str, Any]:

@@ -105,8 +105,13 @@ def _grid(facts: VolumeFacts) -> Iterator[Finding]:
 def _image_values(facts: VolumeFacts) -> Iterator[Finding]:
     if facts.is_constant:
         yield finding("constant", facts.path, f"every voxel is {facts.minimum:g}")
-    elif 0 < len(facts.values) <= _FEW_VALUES:
+    elif facts.values and _looks_like_label(facts.values):
         yield finding("image-like-label", facts.path, f"holds only the values {_shown(facts.values)}")
+
+
+def _looks_like_label(values: Mapping[int, int]) -> bool:
+    """Few whole numbers, or rather few of which one (the background) fills most of the volume."""
+    return len(values) <= _FEW_VALUES or 2 * max(values.values()) > sum(values.values())
 
 
 def _label_values(facts: VolumeFacts) -> Iterator[Finding]:

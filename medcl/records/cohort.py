@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,17 +62,18 @@ def _duplicates(manifest: Manifest, facts: Mapping[Path, VolumeFacts]) -> Iterat
 
 
 def _classes(manifest: Manifest, facts: Mapping[Path, VolumeFacts]) -> Iterator[Finding]:
-    paths = [record.label for record in manifest.records if record.label in facts and record.label is not None]
-    labels = [facts[path] for path in paths if facts[path].values]
+    found = [facts.get(record.label) for record in manifest.records if record.label is not None]
+    labels = [label for label in found if label is not None and set(label.values) - {0}]
     counts = Counter(value for label in labels for value in label.values)
     for value, name in manifest.label_names.items():
-        if labels and value != 0 and not counts[value]:
+        if value == 0 or not labels:
+            continue
+        if not counts[value]:
             yield finding("class-absent", None, f"none of {len(labels)} labels has {value} ({name})")
         elif len(labels) >= _FEWEST and counts[value] == len(labels) - 1:
             without = next(label for label in labels if value not in label.values)
-            if value != 0 and set(without.values) != {0}:
-                message = f"has no {value} ({name}), which all {counts[value]} other labels have"
-                yield finding("class-missing", without.path, message)
+            message = f"has no {value} ({name}), which all {counts[value]} other labels have"
+            yield finding("class-missing", without.path, message)
 
 
 def _orientations(files: Sequence[VolumeFacts]) -> Iterator[Finding]:
@@ -128,14 +129,15 @@ def _lengths(files: Sequence[VolumeFacts]) -> Iterator[Finding]:
         median = np.median(lengths, axis=0)
         logs = np.log2(np.maximum(lengths, 1e-6))
         outlying = np.any([_outlying(logs[:, axis], _DOUBLINGS) for axis in range(3)], axis=0)
-        for number in np.flatnonzero(outlying):
+        for number in np.flatnonzero(outlying).tolist():
             message = f"{times(lengths[number].tolist())} mm where the cohort's median is {times(median.tolist())} mm"
             yield finding(check, files[number].path, message)
 
 
 def _outlying(values: Array, least: float) -> Array:
     distance = np.abs(values - np.median(values))
-    return distance > max(least, _DEVIATIONS * 1.4826 * float(np.median(distance)))
+    far: Array = distance > max(least, _DEVIATIONS * 1.4826 * float(np.median(distance)))
+    return far
 
 
 def _nearest(values: Array) -> Array:

@@ -24,7 +24,7 @@ MOST_VALUES = 64
 class VolumeFacts:
     """One file, read once. ``error`` is one line where it could not be read; what follows it is then empty.
 
-    ``digest`` is the SHA-256 of the file's bytes (of a DICOM series: of its files in order), ``voxels`` that of the
+    ``digest`` is the SHA-256 of the file's bytes (of a DICOM series: of the file that names it), ``voxels`` that of the
     decoded array. ``shape`` is as stored. ``affine`` maps voxel centres to RAS mm and ``spacing`` (mm) is that of the
     affine; ``pixdim`` is the spacing that a NIfTI header states beside it and ``form_distance`` how far (mm, at a
     corner) its sform and qform lie apart. ``orientation`` is None where the file does not say. ``values`` counts the

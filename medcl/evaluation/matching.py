@@ -9,7 +9,7 @@ from pathlib import Path
 from medcl.errors import DataError
 from medcl.records.layouts import open_data
 from medcl.records.manifest import Manifest
-from medcl.records.names import is_volume, stem, volume_files
+from medcl.records.names import is_volume, stem, subject_of, volume_files
 from medcl.records.record import Record
 
 
@@ -40,13 +40,14 @@ def match_masks(prediction: Path, truth: Path, ids: Iterable[str] | None = None)
     is named like the record, its label or its volume. ``ids`` keeps these records only. Two single files always match.
     Raises DataError where nothing matches.
     """
+    if prediction.is_file() and truth.is_file() and is_volume(truth):
+        name = stem(truth)
+        return Matches((Pair(name, subject_of(name), prediction, truth),), (), (), {})
     predictions = _by_name(_masks(prediction))
     manifest, truths = _truths(truth)
     if ids is not None:
         manifest = manifest.select(ids)
     records = manifest.records
-    if prediction.is_file() and len(records) == 1:
-        predictions = {records[0].id: prediction}
     found = {record.id: _prediction_for(record, predictions) for record in records}
     pairs = tuple(
         Pair(record.id, record.subject, path, truths[record.id]) for record in records if (path := found[record.id])

@@ -40,7 +40,7 @@ class AllGather:
         if not local.is_floating_point():
             return _concatenated(local, sizes), offset
         wide = local.to(torch.promote_types(local.dtype, torch.float32))
-        rows: Tensor = _Rows.apply(wide, sizes, offset)
+        rows: Tensor = _Rows.apply(wide, sizes, offset)  # type: ignore[no-untyped-call]
         return rows, offset
 
     def total(self, local: Tensor) -> Tensor:

@@ -14,7 +14,10 @@ class Gather(Protocol):
     ``total(count) / world``; the mean of the processes' losses is then the loss of the concatenated batch.
     """
 
-    world: int
+    @property
+    def world(self) -> int:
+        """How many processes."""
+        ...
 
     def rows(self, local: Tensor) -> tuple[Tensor, int]:
         """``local (n, ...)`` of all processes in rank order, and the index where the own rows begin.

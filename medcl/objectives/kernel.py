@@ -212,7 +212,7 @@ def _all_equal_terms(
     tau: Tensor,
 ) -> Tensor:
     """The terms where every similarity is 1: the exponentials cancel and only counts remain."""
-    count = positive.sum(1)
+    count = positive.sum(1).to(tau.dtype)
     weights = negative.sum(1).to(tau.dtype) if neg_weight is None else torch.where(negative, neg_weight, 0.0).sum(1)
     pooled = weights + {"own": torch.ones_like(count), "all": count, "none": torch.zeros_like(count)}[denominator]
     terms = pooled.log() - (count.log() if form == "in" else 0.0)

@@ -101,6 +101,11 @@ def read_voxels(path: Path) -> tuple[Array, VolumeHeader]:
     return voxels, header
 
 
+def files_of(path: Path) -> tuple[Path, ...]:
+    """The files of the series that ``path`` names, in slice order."""
+    return tuple(item.path for item in _in_order(_series_of(path)))
+
+
 def read_series(path: Path | str) -> tuple[Array, VolumeHeader]:
     """:func:`read_voxels` for a path given as text."""
     return read_voxels(Path(path))

@@ -12,6 +12,9 @@ import numpy as np
 
 from medcl.types import Affine, Spacing
 
+# Two grids are one if no corner voxel is off by more than this share of the smallest voxel side: headers round.
+GRID_TOLERANCE = 0.1
+
 
 @dataclass(frozen=True)
 class VolumeHeader:
@@ -48,6 +51,12 @@ def spacing_of(affine: Affine) -> Spacing:
 def axis_codes(affine: Affine) -> str:
     """The axis code nearest to ``affine``: ``"RAS"`` where the voxel axes run to the right, front and top."""
     return "".join(nibabel.aff2axcodes(affine))
+
+
+def same_grid_distance(shape: tuple[int, ...], one: Affine, other: Affine) -> float | None:
+    """None where two affines put a ``shape`` grid in one place, else how far a corner is off in millimetres."""
+    distance = corner_distance(shape, one, other)
+    return distance if distance > GRID_TOLERANCE * min(spacing_of(one)) else None
 
 
 def corner_distance(shape: tuple[int, ...], one: Affine, other: Affine) -> float:

@@ -75,6 +75,18 @@ def read_voxels(path: Path) -> tuple[Array, VolumeHeader]:
     return np.array(voxels.reshape(header.shape)), header
 
 
+def files_of(path: Path) -> tuple[Path, ...]:
+    """The file, with the data file that a detached header (``.mhd``, ``.nhdr``) names."""
+    if path.suffix.lower() not in (".mhd", ".nhdr"):
+        return (path,)
+    for line in path.read_text(encoding="latin-1").splitlines():
+        key, _, value = line.replace(":", "=", 1).partition("=")
+        beside = path.parent / value.strip()
+        if key.strip().lower() in ("elementdatafile", "data file", "datafile") and beside.is_file():
+            return (path, beside)
+    return (path,)
+
+
 def _reason(error: RuntimeError) -> str:
     """The telling line of an ITK error, which otherwise names a source file and an address."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -49,6 +49,12 @@ def read_voxels(path: Path) -> tuple[Array, VolumeHeader]:
     return np.array(voxels.reshape(header.shape)), header
 
 
+def files_of(path: Path) -> tuple[Path, ...]:
+    """The file, or both files of a pair."""
+    files = {Path(holder.filename) for holder in _load(path).file_map.values() if holder.filename}
+    return tuple(sorted(file for file in files if file.exists()))
+
+
 def _load(path: Path) -> Any:
     if not path.exists():
         raise DataError(f"{path}: no such file")

@@ -16,25 +16,36 @@ import numpy as np
 from medcl.errors import DataError
 from medcl.files import atomic_path
 from medcl.modalities import dicom, itk, nifti
-from medcl.modalities.header import VolumeHeader, axis_codes, corner_distance, spacing_of
+from medcl.modalities.header import VolumeHeader, axis_codes, same_grid_distance, spacing_of
 from medcl.types import Affine, Array, Spacing
 
-__all__ = ["Volume", "VolumeHeader", "read_header", "read_label", "read_volume", "write_mask", "write_scores"]
-
-# Channels of one scan must lie on one grid; headers round affines to float32, which moves a corner by microns.
-GRID_TOLERANCE_MM = 0.01
+__all__ = [
+    "Volume",
+    "VolumeHeader",
+    "files_of",
+    "read_header",
+    "read_label",
+    "read_volume",
+    "write_mask",
+    "write_scores",
+]
 
 
 @dataclass(frozen=True)
 class Volume:
     """A volume in memory: ``data (C, X, Y, Z)`` in stored voxel order, ``affine (4, 4)`` to RAS millimetres.
 
-    ``header`` is the header of the first channel's file.
+    ``header`` is the header of the first channel's file, None for a volume that was not read from one.
     """
 
     data: Array
     affine: Affine
-    header: VolumeHeader
+    header: VolumeHeader | None = None
+
+    @property
+    def name(self) -> str:
+        """The file, for messages."""
+        return "the volume" if self.header is None else str(self.header.path)
 
     @property
     def spacing(self) -> Spacing:
@@ -144,8 +155,25 @@ def _geometry_only(source: nibabel.Nifti1Header, kind: type[nibabel.Nifti1Header
 
 def _header_of(like: Path | str | Volume | VolumeHeader) -> VolumeHeader:
     if isinstance(like, Volume):
-        return like.header
+        return like.header or _bare_header(like)
     return like if isinstance(like, VolumeHeader) else read_header(like)
+
+
+def _bare_header(volume: Volume) -> VolumeHeader:
+    return VolumeHeader(
+        path=Path(volume.name),
+        shape=volume.data.shape[1:],
+        affine=volume.affine,
+        orientation=volume.orientation,
+        dtype=volume.data.dtype,
+        format="memory",
+    )
+
+
+def files_of(path: Path | str) -> tuple[Path, ...]:
+    """Every file whose bytes make up the volume that ``path`` names: a pair, a header with its data, a series."""
+    path = Path(path)
+    return _reader(path).files_of(path)
 
 
 def _read_channel(path: Path) -> tuple[Array, VolumeHeader]:
@@ -167,8 +195,8 @@ def _disagreement(first: VolumeHeader, other: VolumeHeader) -> str | None:
         return (
             f"{other.path}: {other.shape} voxels, but {first.path} has {first.shape}; channels of a scan need one grid"
         )
-    distance = corner_distance(first.shape, first.affine, other.affine)
-    if distance > GRID_TOLERANCE_MM:
+    distance = same_grid_distance(first.shape, first.affine, other.affine)
+    if distance is not None:
         return (
             f"{other.path}: its grid is off that of {first.path} by up to {distance:.3g} mm at a corner; "
             "channels of a scan need one grid (resample one onto the other)"

@@ -1,0 +1,177 @@
+"""Applying a recipe to a volume, and bringing scores back onto the volume's own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from medcl.errors import DataError
+from medcl.modalities.header import same_grid_distance
+from medcl.modalities.volume import Volume
+from medcl.preparation.axes import (
+    axis_coordinates,
+    from_ras,
+    interpolate,
+    interpolate_label,
+    rescaled_grid,
+    smooth_for,
+    to_ras,
+)
+from medcl.preparation.body import body_box, body_mask
+from medcl.preparation.intensity import correct_bias, normalise
+from medcl.preparation.recipe import Recipe
+from medcl.preparation.source import SourceGrid
+from medcl.types import Affine, Array
+
+__all__ = ["Prepared", "SourceGrid", "check_label", "prepare", "restore", "restore_labels"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A volume as a network sees it, in RAS order.
+
+    ``data (C, X, Y, Z)`` float32, ``label (X, Y, Z)`` uint8 or int16, ``affine`` from voxel centres to RAS
+    millimetres, ``box (2, 3)`` the body's lower and upper corner in voxels (edges), ``source`` the grid it came from.
+    """
+
+    data: Array
+    label: Array | None
+    affine: Affine
+    box: Array
+    source: SourceGrid
+
+
+def prepare(volume: Volume, recipe: Recipe, label: Array | None = None) -> Prepared:
+    """Apply ``recipe`` to ``volume``; ``label (X, Y, Z)`` lies on the volume's grid, in its voxel order.
+
+    Raises DataError, one line a problem, where the orientation is unknown, a value is not finite, the number of
+    channels is not the recipe's, or the label holds values that the recipe does not name.
+    """
+    _check(volume, recipe, label)
+    x, y, z = volume.data.shape[1:]
+    source = SourceGrid((x, y, z), volume.affine)
+    data, affine = to_ras(volume.data.astype(np.float32), volume.affine)
+    coordinates, affine = rescaled_grid(data.shape[1:], affine, recipe.spacing)
+    data = interpolate(smooth_for(data, coordinates), coordinates)
+    if label is not None:
+        label = interpolate_label(to_ras(_compact(label), volume.affine)[0], coordinates)
+    body = body_mask(data)
+    if recipe.n4:
+        data = correct_bias(data, affine, body)
+    data = normalise(data, body, recipe.intensity)
+    box = body_box(body)
+    if recipe.crop == "foreground":
+        lower, upper = (box + 0.5).astype(int)
+        region = tuple(slice(low, high) for low, high in zip(lower, upper, strict=True))
+        data, label = data[:, *region], None if label is None else label[region]
+        affine, box = _shifted(affine, lower), box - lower
+    return Prepared(
+        np.ascontiguousarray(data), None if label is None else np.ascontiguousarray(label), affine, box, source
+    )
+
+
+def restore(scores: Array, affine: Affine, source: SourceGrid) -> Array:
+    """``scores (K, X, Y, Z)``, probabilities of K classes on a prepared grid, on the source grid in its voxel order.
+
+    Linear, float32. What the prepared grid does not cover (it was cropped away) is background: class 0 with
+    probability 1. Take the argmax afterwards, or use :func:`restore_labels`, which never holds K full maps.
+    """
+    maps = _Restorer(np.asarray(scores).shape[1:], affine, source)
+    return np.stack([maps.restored(one, 1.0 if index == 0 else 0.0) for index, one in enumerate(scores)])
+
+
+def restore_labels(scores: Iterable[Array], affine: Affine, source: SourceGrid) -> Array:
+    """The class index with the largest restored score, ``(X, Y, Z)`` int16 on the source grid.
+
+    Equal to ``restore(scores, affine, source).argmax(0)`` with one class in memory at a time.
+    """
+    best = labels = None
+    for index, one in enumerate(scores):
+        restored = _Restorer(one.shape, affine, source).restored(one, 1.0 if index == 0 else 0.0)
+        if best is None or labels is None:
+            best, labels = restored, np.zeros(restored.shape, np.int16)
+            continue
+        better = restored > best
+        best[better], labels[better] = restored[better], index
+    if labels is None:
+        raise ValueError("no scores to restore")
+    return labels
+
+
+class _Restorer:
+    """Where the voxels of a source grid lie in a prepared grid of ``shape`` and ``affine``."""
+
+    def __init__(self, shape: tuple[int, ...], affine: Affine, source: SourceGrid) -> None:
+        empty = np.broadcast_to(np.int8(0), source.shape)
+        oriented, oriented_affine = to_ras(empty, source.affine)
+        self._coordinates = axis_coordinates(oriented.shape, oriented_affine, affine)
+        covered = [
+            (at > -0.5 - 1e-3) & (at < size - 0.5 + 1e-3) for at, size in zip(self._coordinates, shape, strict=True)
+        ]
+        self._covered = np.ix_(*covered)
+        self._complete = all(axis.all() for axis in covered)
+        self._shape, self._source = oriented.shape, source
+
+    def restored(self, one: Array, background: float) -> Array:
+        values = interpolate(one, self._coordinates)
+        if not self._complete:
+            inside = values[self._covered]
+            values = np.full(self._shape, background, np.float32)
+            values[self._covered] = inside
+        return np.ascontiguousarray(from_ras(values, self._source.affine))
+
+
+def check_label(volume: Volume, label: Array, affine: Affine, name: str) -> None:
+    """DataError where a label of ``affine``, called ``name``, is not on the grid of ``volume``."""
+    if label.shape != volume.data.shape[1:]:
+        raise DataError(f"{name}: {label.shape} voxels, but its image {volume.name} has {volume.data.shape[1:]}")
+    distance = same_grid_distance(label.shape, volume.affine, affine)
+    if distance is not None:
+        raise DataError(
+            f"{name}: its grid is off that of its image {volume.name} by up to {distance:.3g} mm at a corner; "
+            "resample the label onto the image, or correct the wrong header"
+        )
+
+
+def _check(volume: Volume, recipe: Recipe, label: Array | None) -> None:
+    problems = []
+    if volume.header is not None and volume.header.orientation is None:
+        problems.append(
+            f"{volume.name}: does not say how it is oriented (sform and qform codes are both 0, or the format has none); "
+            "left and right cannot be told apart. Set the sform code once you know, for instance with nibabel or fslorient"
+        )
+    if len(volume.data) != len(recipe.channels):
+        problems.append(
+            f"{volume.name}: {len(volume.data)} channels, the recipe has {len(recipe.channels)} ({', '.join(recipe.channels)})"
+        )
+    if volume.data.dtype.kind == "f" and not np.isfinite(volume.data).all():
+        bad = int((~np.isfinite(volume.data)).sum())
+        problems.append(f"{volume.name}: {bad} voxels are NaN or infinite; replace them in the file")
+    elif volume.data.dtype == np.float64 and np.abs(volume.data).max() > np.finfo(np.float32).max:
+        problems.append(f"{volume.name}: values up to {np.abs(volume.data).max():.3g} exceed float32; rescale them")
+    if label is not None and recipe.labels:
+        unknown = sorted(set(np.unique(label).tolist()) - set(recipe.labels))
+        if unknown:
+            named = ", ".join(f"{value} {name}" for value, name in sorted(recipe.labels.items()))
+            problems.append(
+                f"{volume.name}: its label holds {unknown[:8]}, which is not among the declared labels ({named})"
+            )
+    if problems:
+        raise DataError(problems)
+
+
+def _compact(label: Array) -> Array:
+    """uint8 where the values fit, int16 otherwise."""
+    low, high = (int(label.min()), int(label.max())) if label.size else (0, 0)
+    if low < np.iinfo(np.int16).min or high > np.iinfo(np.int16).max:
+        raise DataError(f"label values run from {low} to {high}; medcl keeps -32768 to 32767")
+    return label.astype(np.uint8 if low >= 0 and high <= 255 else np.int16)
+
+
+def _shifted(affine: Affine, index: Array) -> Affine:
+    """``affine`` of the grid that starts at voxel ``index``."""
+    moved = affine.copy()
+    moved[:3, 3] = affine[:3, :3] @ index + affine[:3, 3]
+    return moved

@@ -1,0 +1,62 @@
+"""Intensities: the CT and the MR rule, and N4 bias field correction."""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+
+from medcl.modalities.itk import set_ras_affine
+from medcl.preparation.recipe import CTIntensity, MRIntensity
+from medcl.types import Affine, Array
+
+# N4 as in the volumetric spec 3.1: fitted on an image shrunken to about this many voxels along an axis.
+N4_FITTING_LEVELS, N4_ITERATIONS, N4_CONVERGENCE = 4, 50, 0.001
+N4_FITTED_SIDE = 64
+
+
+def normalise(data: Array, body: Array, rule: CTIntensity | MRIntensity) -> Array:
+    """``data (C, X, Y, Z)`` by ``rule``, as float32. ``body (X, Y, Z)`` says which voxels an MR volume is measured on.
+
+    A channel without contrast becomes 0.
+    """
+    out = np.empty(data.shape, np.float32)
+    for channel, values in enumerate(data):
+        if isinstance(rule, CTIntensity):
+            (low, high), mean, std = rule.window, rule.mean, rule.std
+        else:
+            inside = values[body]
+            low, high = (float(value) for value in np.percentile(inside, rule.percentiles))
+            inside = np.clip(inside, low, high)
+            mean, std = float(inside.mean(dtype=np.float64)), float(inside.std(dtype=np.float64))
+        contrast = std > 1e-6 * max(abs(low), abs(high), 1e-30)
+        out[channel] = (np.clip(values, low, high) - mean) / std if contrast else 0.0
+    return out
+
+
+def correct_bias(data: Array, affine: Affine, body: Array) -> Array:
+    """``data (C, X, Y, Z)`` divided, channel by channel, by its N4 bias field.
+
+    The field is fitted inside ``body`` on a shrunken image and evaluated at full resolution. Voxels that are not
+    positive, whose logarithm N4 would need, take no part in the fit.
+    """
+    return np.stack([_corrected(channel, affine, body) for channel in data])
+
+
+def _corrected(values: Array, affine: Affine, body: Array) -> Array:
+    mask = body & (values > 0)
+    if not mask.any():
+        return values
+    image, inside = _image(values.astype(np.float32), affine), _image(mask.astype(np.uint8), affine)
+    shrink = [max(1, size // N4_FITTED_SIDE) for size in image.GetSize()]
+    n4 = sitk.N4BiasFieldCorrectionImageFilter()
+    n4.SetMaximumNumberOfIterations([N4_ITERATIONS] * N4_FITTING_LEVELS)
+    n4.SetConvergenceThreshold(N4_CONVERGENCE)
+    n4.Execute(sitk.Shrink(image, shrink), sitk.Shrink(inside, shrink))
+    field = np.transpose(sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(image)))
+    return (values / np.exp(field)).astype(np.float32)
+
+
+def _image(values: Array, affine: Affine) -> sitk.Image:
+    image = sitk.GetImageFromArray(np.ascontiguousarray(values.T))
+    set_ras_affine(image, affine)
+    return image

@@ -121,38 +121,47 @@ class ResidualEncoder(nn.Module):
 class UpBlock(nn.Module):
     """Transposed convolution to the skip's resolution, concatenation with the skip, convolutions."""
 
-    def __init__(
-        self, dims: int, below: int, skip: int, outputs: int, stride: Stride, convs: int, kernel: int = 3
-    ) -> None:
+    def __init__(self, dims: int, below: int, skip: int, stride: Stride, convs: int) -> None:
         super().__init__()
-        self.up = _CONV_TRANSPOSE[dims](below, outputs, stride, stride)
-        self.convs = nn.Sequential(
-            *(ConvNorm(dims, skip + outputs if index == 0 else outputs, outputs, kernel) for index in range(convs))
-        )
+        self.up = _CONV_TRANSPOSE[dims](below, skip, stride, stride)
+        self.convs = nn.Sequential(*(ConvNorm(dims, 2 * skip if index == 0 else skip, skip) for index in range(convs)))
 
     def forward(self, below: Tensor, skip: Tensor) -> Tensor:
         x: Tensor = self.convs(torch.cat((crop_to(self.up(below), skip), skip), 1))
         return x
 
 
+class ImageBlock(nn.Module):
+    """Transposed convolution to full resolution plus a convolution of the image itself, then leaky ReLU.
+
+    A convolution of few channels at full resolution costs as much as all coarser levels together; this one reads the
+    image's one or two channels only, and still lets every voxel weigh its own neighbourhood.
+    """
+
+    def __init__(self, dims: int, below: int, image: int, outputs: int, stride: Stride) -> None:
+        super().__init__()
+        self.up = _CONV_TRANSPOSE[dims](below, outputs, stride, stride)
+        self.image = _CONV[dims](image, outputs, 3, padding=1, bias=False)
+
+    def forward(self, below: Tensor, image: Tensor) -> Tensor:
+        return nn.functional.leaky_relu_(crop_to(self.up(below), image) + self.image(image), 0.01)
+
+
 class ResidualUNet(Encoder):
     """The residual-encoder U-Net of ``layout`` for images of ``in_channels``."""
 
     def __init__(self, in_channels: int, layout: Layout) -> None:
-        dims = layout.dims
-        blocks = [
-            UpBlock(dims, below, skip, skip, stride, layout.decoder_convs)
-            for below, skip, stride in zip(
-                layout.features[:0:-1], layout.features[-2::-1], layout.strides[:0:-1], strict=True
-            )
+        dims, first = layout.dims, layout.features[0]
+        finer, coarser = layout.features[-2::-1], layout.features[:0:-1]
+        steps = [tuple(layout.stem_stride * step for step in layout.strides[0]), *layout.strides[1:]]
+        blocks: list[nn.Module] = [
+            UpBlock(dims, below, skip, stride, layout.decoder_convs)
+            for below, skip, stride in zip(coarser, finer, layout.strides[:0:-1], strict=True)
         ]
-        channels, decoder_channels = layout.features, layout.features[-2::-1]
-        steps = [tuple(layout.stem_stride * s for s in layout.strides[0]), *layout.strides[1:]]
+        channels, decoder_channels = layout.features, finer
         if layout.stem_stride > 1:
-            # A 1x1 convolution: it lets every voxel weigh its own intensity at next to no cost.
-            full = layout.full_channels
-            blocks.append(UpBlock(dims, layout.features[0], in_channels, full, steps[0], 1, kernel=1))
-            channels, decoder_channels = (in_channels, *channels), (*decoder_channels, full)
+            blocks.append(ImageBlock(dims, first, in_channels, layout.full_channels, steps[0]))
+            channels, decoder_channels = (in_channels, *channels), (*finer, layout.full_channels)
             steps = [(1,) * dims, *steps]
         super().__init__(
             ResidualEncoder(in_channels, layout),
@@ -164,6 +173,8 @@ class ResidualUNet(Encoder):
         )
         self.layout = layout
         self.apply(_initialise)
+        # oneDNN and cuDNN convolve fastest where the channels of a voxel lie together (a third faster, two CPU cores).
+        self.to(memory_format=torch.channels_last_3d if dims == 3 else torch.channels_last)
 
 
 def _cumulative(strides: Sequence[Stride]) -> list[Stride]:

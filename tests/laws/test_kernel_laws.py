@@ -59,7 +59,11 @@ def test_kernel_equals_the_loop(name: str, per_anchor_tau: bool) -> None:
     draw = torch.Generator().manual_seed(1)
     q = torch.randn(ANCHORS, WIDTH, generator=draw, dtype=torch.float64, requires_grad=True)
     k = torch.randn(CANDIDATES, WIDTH, generator=draw, dtype=torch.float64, requires_grad=True)
-    tau = torch.linspace(0.1, 0.6, ANCHORS, dtype=torch.float64) if per_anchor_tau else torch.full((ANCHORS,), 0.2, dtype=torch.float64)
+    tau = (
+        torch.linspace(0.1, 0.6, ANCHORS, dtype=torch.float64)
+        if per_anchor_tau
+        else torch.full((ANCHORS,), 0.2, dtype=torch.float64)
+    )
     similarity = torch.stack([torch.stack([plain_loops.cosine(a, b) for b in k]) for a in q])
     if keep := settings.pop("hardest", None):
         negative = _top(similarity.detach(), negative, keep)

@@ -47,9 +47,8 @@ def assemble(rows: Sequence[Row], patch: Sequence[int], *, labels: bool) -> View
         else torch.from_numpy(np.array([[view.hidden for view in row] for row in appearances])),
         record=torch.tensor([row.record for row in rows]),
         partition=torch.tensor([row.partition for row in rows]),
-        # A box counts corners, an index voxel centres: they are half a voxel apart.
-        box=world_of(affines, boxes - 0.5),
-        position=position_in(boxes[:, None], centres + 0.5),
+        box=world_of(affines, boxes),
+        position=position_in(boxes[:, None], centres),
     )
 
 

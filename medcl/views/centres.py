@@ -76,9 +76,10 @@ def _in_partition(
     lower, upper = entry.box
     cell = np.asarray(np.unravel_index(partition, tuple(parts)))
     width = (upper - lower) / np.asarray(parts)
-    # The crop's centre lies at start + size / 2 in corner coordinates: the starts whose centre is in [low, high).
-    first = np.ceil(lower + cell * width - size / 2).astype(np.int64)
-    last = np.ceil(lower + (cell + 1) * width - size / 2).astype(np.int64) - 1
+    # The crop's centre lies at start + (size - 1) / 2: the starts whose centre is in [low, high) of the partition.
+    half = (size - 1) / 2
+    first = np.ceil(lower + cell * width - half).astype(np.int64)
+    last = np.ceil(lower + (cell + 1) * width - half).astype(np.int64) - 1
     whole = np.asarray(parts) == 1
     return (
         np.where(whole, np.clip(first, lowest, highest), first),

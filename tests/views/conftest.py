@@ -38,7 +38,7 @@ def make_entry(
     """An entry whose body fills it."""
     shape = data.shape[1:]
     foreground = {int(k): np.argwhere(label == k) for k in np.unique(label) if k} if label is not None else {}
-    box = np.array([[0, 0, 0], shape], dtype=np.float64)
+    box = np.array([np.zeros(3), shape]) - 0.5
     return MadeEntry(id, data, np.eye(4) if affine is None else affine, box, label, foreground)
 
 

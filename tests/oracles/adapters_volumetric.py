@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from medcl.evaluation.metrics import dice as hard_dice
+from medcl.evaluation.segmentation import score_case
 from medcl.objectives.dense import local_ld, local_lr, region_codes
 from medcl.objectives.instance import nt_xent as nt_xent_loss
 from medcl.objectives.partition import Strategy, partition_contrastive
@@ -128,16 +131,15 @@ def dice(given: Given) -> Computed:
     settings: Any = {"absent": "zero", "epsilon": given.hyper["epsilon"]}
     found = soft_dice(logits, target, **settings)
     predicted, true = given["pred_volume"], given["true_volume"]
-    classes = torch.arange(logits.shape[1]).view(-1, 1, 1, 1)
-    overlap = ((predicted == classes) & (true == classes)).flatten(1).sum(1)
-    sizes = (predicted == classes).flatten(1).sum(1) + (true == classes).flatten(1).sum(1)
-    hard = 2 * overlap.to(given.dtype) / sizes
+    classes = logits.shape[1]
+    per_class = [hard_dice((predicted == k).numpy(), (true == k).numpy()) for k in range(classes)]
+    case = score_case(predicted.numpy(), true.numpy(), np.eye(4), range(1, classes))
     return {
         "loss_with_background": found.loss,
         "loss_without_background": soft_dice(logits, target, background=False, **settings).loss,
         **gradients(found.loss, grad_logits=logits),
-        "dice_per_class": hard,
-        "foreground_dice": hard[1:].mean(),
+        "dice_per_class": torch.tensor(per_class, dtype=torch.float64),
+        "foreground_dice": torch.tensor(case.value("dice"), dtype=torch.float64),
     }
 
 

@@ -19,7 +19,7 @@ class Decoder(nn.Module):
 class Encoder(nn.Module):
     """A network in two parts, ``encoder`` and ``decoder``; all its state-dict keys start with one of the two words.
 
-    Any input size works. Level k has ``ceil(size / strides[k])`` cells along every axis, as if the input were padded
+    Any input size with at least two cells at the coarsest level works. Level k has ``ceil(size / strides[k])`` cells along every axis, as if the input were padded
     at its end to the next multiple, and the last decoder map has the input's own size. Where the strides divide the size
     nothing is padded or cropped.
 

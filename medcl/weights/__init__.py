@@ -1,0 +1,1 @@
+"""Weights with what made them: save, read, load with a report."""

@@ -1,0 +1,73 @@
+"""What stands beside weights: which network they are, what they saw, who may use them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, PositiveInt, ValidationError
+
+from medcl import __version__
+from medcl.config.encoder import EncoderConfig
+from medcl.config.strict import Strict
+from medcl.errors import WeightsError
+from medcl.preparation.recipe import Recipe
+
+CARD_VERSION = 1
+
+
+class WeightsCard(Strict):
+    """The facts of a weights file that its tensors do not tell."""
+
+    encoder: EncoderConfig
+    in_channels: PositiveInt
+    classes: PositiveInt | None = Field(
+        None, description="of the segmentation head, background included; null: no head"
+    )
+    stage: Literal["pretrained", "finetuned"] = Field(description="what the weights come from")
+    training: dict[str, Any] = Field({}, description="the configuration of the run: losses, steps, learning rate")
+    key_map: dict[str, str] = Field(
+        {"encoder": "encoder.", "decoder": "decoder.", "head": "head."},
+        description="where each part of the network stands among the keys of the file",
+    )
+    data_digest: str = Field("", description="digest of the manifest of the training data")
+    records: tuple[str, ...] = Field((), description="ids of the records that were seen")
+    licence: str = Field("", description="of the weights; empty: not stated")
+    citations: tuple[str, ...] = ()
+    medcl: str = Field(__version__, description="version that wrote them")
+
+
+class WeightsSheet(Strict):
+    """The content of ``recipe.yaml``."""
+
+    version: Literal[1] = CARD_VERSION
+    sha256: str = Field(description="of weights.safetensors")
+    card: WeightsCard
+    recipe: Recipe
+
+    def to_yaml(self) -> str:
+        """YAML that :meth:`from_yaml` reads back to an equal sheet."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+
+    @classmethod
+    def from_yaml(cls, text: str, where: object) -> WeightsSheet:
+        """Read :meth:`to_yaml`'s output; ``where`` names its file in messages. Raises WeightsError."""
+        try:
+            values = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise WeightsError(
+                f"{where}: is not YAML ({str(error).splitlines()[0]}); take it anew from the run"
+            ) from None
+        if not isinstance(values, dict) or "card" not in values:
+            raise WeightsError(f"{where}: does not describe weights (no card in it); take it anew from the run")
+        version = values.get("version", 1)
+        if version != CARD_VERSION:
+            raise WeightsError(
+                f"{where}: version {version!r} is not known to this medcl (it reads version {CARD_VERSION}); update medcl"
+            )
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise WeightsError(
+                [f"{where}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+            ) from None

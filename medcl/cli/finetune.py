@@ -12,7 +12,9 @@ def command(
         list[str] | None, typer.Argument(help="key=value, such as data.labelled=2 init=runs/pre out=runs/seg")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in out.")] = False,
-    print_config: Annotated[bool, typer.Option("--print-config", help="Print the commented configuration and stop.")] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the commented configuration and stop.")
+    ] = False,
 ) -> None:
     """Train a segmentation network on a few labelled volumes.
 

@@ -8,9 +8,13 @@ import typer
 
 def command(
     config: Annotated[Path | None, typer.Argument(help="YAML file, or one that comes with medcl")] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as data.path=scans/ out=runs/pre")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, such as data.path=scans/ out=runs/pre")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in out.")] = False,
-    print_config: Annotated[bool, typer.Option("--print-config", help="Print the commented configuration and stop.")] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the commented configuration and stop.")
+    ] = False,
 ) -> None:
     """Learn an encoder from unlabelled volumes.
 

@@ -11,7 +11,10 @@ from medcl.config.pretrain import PretrainConfig
 from medcl.config.shipped import find_config
 from medcl.config.show import commented, commented_defaults
 
-_MODELS: dict[str, type[PretrainConfig] | type[FinetuneConfig]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
+_MODELS: dict[str, type[PretrainConfig] | type[FinetuneConfig]] = {
+    "pretrain": PretrainConfig,
+    "finetune": FinetuneConfig,
+}
 
 
 def run_training(name: str, config: Path | None, overrides: list[str], *, resume: bool, print_config: bool) -> None:

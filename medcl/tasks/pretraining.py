@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from medcl.config.objective import ObjectiveConfig
 from medcl.config.pretrain import StageConfig, TermConfig
+from medcl.distributed import choose_gather
 from medcl.encoders.heads import build_head
 from medcl.encoders.volume import Encoder
 from medcl.errors import ConfigError
@@ -60,7 +61,12 @@ class PretrainTask(RenderedTask):
         seed: int = 0,
     ) -> None:
         super().__init__(
-            sampler, stage.optimiser, stage.steps, accumulate=accumulate, workers=workers, seed=derive_seed(seed, stage.name)
+            sampler,
+            stage.optimiser,
+            stage.steps,
+            accumulate=accumulate,
+            workers=workers,
+            seed=derive_seed(seed, stage.name),
         )
         self.encoder = encoder
         self.stage = stage
@@ -101,13 +107,16 @@ class PretrainTask(RenderedTask):
 
     def training_step(self, batch: tuple[View, ...], batch_idx: int) -> Tensor:
         data = torch.cat([view.data for view in batch])
-        hidden = _joined(batch, "mask")
-        outputs = self(data if hidden is None else data.masked_fill(hidden[:, None], 0.0))
+        hidden = _stacked(batch, "mask")
+        outputs = self(data if hidden is None else data.masked_fill(hidden.flatten(0, 1)[:, None], 0.0))
+        gather = choose_gather()
         self.latest = [
-            term.objective(self._codes(batch, output)) for term, output in zip(self.terms, outputs, strict=True)
+            term.objective(self._codes(batch, output), gather) for term, output in zip(self.terms, outputs, strict=True)
         ]
         self.recent_codes.append(_as_rows(outputs[0].detach()))
-        return torch.stack([term.weight * found.loss for term, found in zip(self.terms, self.latest, strict=True)]).sum()
+        return torch.stack(
+            [term.weight * found.loss for term, found in zip(self.terms, self.latest, strict=True)]
+        ).sum()
 
     def figures(self) -> dict[str, float | Tensor]:
         """Loss and similarities of every term, and the effective rank of the first term's recent codes."""
@@ -115,7 +124,7 @@ class PretrainTask(RenderedTask):
         for index, (term, output) in enumerate(zip(self.terms, self.latest, strict=True)):
             prefix = "" if index == 0 else f"{term.name}/"
             found[f"{prefix}loss"] = output.loss.detach()
-            if output.all_equal:
+            if output.all_equal is not None:
                 found[f"{prefix}loss_over_all_equal"] = output.loss.detach() / output.all_equal
             found.update({f"{prefix}{name}": value for name, value in output.parts.items()})
         found["effective_rank"] = effective_rank(torch.cat(list(self.recent_codes)))
@@ -134,7 +143,8 @@ class PretrainTask(RenderedTask):
             position=torch.stack([view.position for view in batch]),
             affine=torch.stack([view.affine for view in batch]),
             image=torch.stack([view.data for view in batch]),
-            hidden=torch.stack([view.mask for view in batch]) if first.mask is not None else None,
+            hidden=_stacked(batch, "mask"),
+            step=self.global_step,
         )
 
 
@@ -153,6 +163,6 @@ def _as_rows(codes: Tensor, most: int = 256) -> Tensor:
     return cells[:: max(len(cells) // most, 1)]
 
 
-def _joined(batch: tuple[View, ...], name: str) -> Tensor | None:
+def _stacked(batch: tuple[View, ...], name: str) -> Tensor | None:
     parts: list[Any] = [getattr(view, name) for view in batch]
-    return None if parts[0] is None else torch.cat(parts)
+    return None if parts[0] is None else torch.stack(parts)

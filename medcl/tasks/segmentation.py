@@ -65,12 +65,19 @@ class SegmentationTask(RenderedTask):
     def training_step(self, batch: tuple[View, ...], batch_idx: int) -> Tensor:
         data = torch.cat([view.data for view in batch])
         label = torch.cat([view.label for view in batch if view.label is not None])
-        target = label if self.config.mixup is None else nn.functional.one_hot(label, self.segmenter.classes).movedim(-1, 1)
+        target = (
+            label if self.config.mixup is None else nn.functional.one_hot(label, self.segmenter.classes).movedim(-1, 1)
+        )
         if self.config.mixup is not None:
             data, target = self._mix(data, target.to(data.dtype), batch_idx)
         loss = self.config.loss
         found = segmentation_loss(
-            self(data), target, dice=loss.dice, cross_entropy=loss.cross_entropy, background=loss.background, absent=loss.absent
+            self(data),
+            target,
+            dice=loss.dice,
+            cross_entropy=loss.cross_entropy,
+            background=loss.background,
+            absent=loss.absent,
         )
         self.latest = {"loss": found.loss.detach(), **found.parts}
         return found.loss

@@ -25,7 +25,9 @@ class KeepBest(Callback):
             logger.log_metrics({"validation_dice": score}, trainer.global_step)
         if score > self.score:
             self.score, self.step = score, trainer.global_step
-            self.weights = {name: value.detach().cpu().clone() for name, value in pl_module.segmenter.state_dict().items()}
+            self.weights = {
+                name: value.detach().cpu().clone() for name, value in pl_module.segmenter.state_dict().items()
+            }
 
     def restore(self, task: SegmentationTask) -> None:
         """Put the best weights into ``task``; without any validation the last ones stay."""

@@ -102,7 +102,9 @@ def _step_of(path: Path) -> int:
     try:
         state = torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:
-        raise DataError(f"{path}: this checkpoint cannot be read ({error}); remove it to start the stage anew") from error
+        raise DataError(
+            f"{path}: this checkpoint cannot be read ({error}); remove it to start the stage anew"
+        ) from error
     return int(state["global_step"])
 
 

@@ -14,6 +14,8 @@ from medcl.tasks.rendered import RenderedTask
 
 log = logging.getLogger(__name__)
 
+_EARLIEST = 50  # before this step nothing can be said, however short the run
+
 
 class Monitor(Callback):
     """Logs the task's figures, the share of time spent waiting for views, and the speed, every ``every`` steps.
@@ -37,7 +39,12 @@ class Monitor(Callback):
         self._waited += time.perf_counter() - self._ended
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: RenderedTask, outputs: Any, batch: Any, batch_idx: int  # type: ignore[override]
+        self,
+        trainer: lightning.Trainer,
+        pl_module: RenderedTask,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,  # type: ignore[override]
     ) -> None:
         self._ended = time.perf_counter()
         self._batches += 1
@@ -55,14 +62,16 @@ class Monitor(Callback):
         }
         for logger in trainer.loggers:
             logger.log_metrics(row, step)
-        if not self.warnings and isinstance(trainer.max_steps, int) and step >= 0.2 * trainer.max_steps:
+        if not self.warnings and step >= max(_EARLIEST, 0.2 * trainer.max_steps):
             self._watch(figures, step)
         self._since, self._waited, self._batches = self._ended, 0.0, 0
 
     def _watch(self, figures: dict[str, float], step: int) -> None:
         ratio = figures.get("loss_over_all_equal")
         if not math.isfinite(figures.get("loss", 0.0)):
-            self._warn(f"{self.stage}, step {step}: the loss is not finite; lower optimiser.lr, or train in precision 32")
+            self._warn(
+                f"{self.stage}, step {step}: the loss is not finite; lower optimiser.lr, or train in precision 32"
+            )
         elif ratio is not None and figures["effective_rank"] < 2:
             self._warn(
                 f"{self.stage}, step {step}: embeddings have collapsed (effective rank {figures['effective_rank']:.1f}): "

@@ -38,21 +38,22 @@ def finetune(config: FinetuneConfig, *, resume: bool = False, progress: bool = T
         ids = labelled_ids(scans, config.data)
         labels = recipe.labels or scans.manifest.label_names
         if len(labels) < 2:
-            raise DataError(f"{config.data.path}: no label names are known; give labels, or a dataset.json that names them")
+            raise DataError(
+                f"{config.data.path}: no label names are known; give labels, or a dataset.json that names them"
+            )
         torch.manual_seed(derive_seed(config.seed, "network"))
-        encoder = build_encoder(
-            weights.card.encoder if weights else config.encoder, len(recipe.channels), recipe.patch
-        )
+        encoder = build_encoder(weights.card.encoder if weights else config.encoder, len(recipe.channels), recipe.patch)
         segmenter = Segmenter(encoder, max(labels) + 1)
         if weights is not None:
             report = load_into(encoder, weights.state)
             log.info("%s", report)
             run.record(load_report=report.as_dict())
+        patch = (config.views.patch or recipe.patch)[: encoder.spatial_dims]
         sampler = ViewSampler(
             scans.store,
             ids,
             config.views,
-            patch=config.views.patch or recipe.patch,
+            patch=patch,
             batch=config.batch,
             seed=derive_seed(config.seed, "finetune"),
             spatial_dims=encoder.spatial_dims,
@@ -62,7 +63,7 @@ def finetune(config: FinetuneConfig, *, resume: bool = False, progress: bool = T
             segmenter,
             config,
             sampler,
-            patch=recipe.patch,
+            patch=patch,
             validation=(scans.store, scans.split.validation) if scans.split.validation else None,
             pretrained=weights is not None,
         )

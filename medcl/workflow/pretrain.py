@@ -53,10 +53,11 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
                 scans.store,
                 scans.pool,
                 views,
-                patch=views.patch or recipe.patch,
+                patch=(views.patch or recipe.patch)[: encoder.spatial_dims],
                 batch=stage.batch,
                 seed=seed,
                 spatial_dims=encoder.spatial_dims,
+                labels=False,
             )
             torch.manual_seed(seed)  # the heads' first weights
             task = PretrainTask(
@@ -64,7 +65,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
                 stage,
                 objectives_of(config, stage),
                 sampler,
-                torch.tensor(scans.subjects(scans.pool)),
+                torch.tensor(scans.subjects(sampler.ids)),
                 accumulate=config.trainer.accumulate,
                 workers=config.trainer.workers,
                 seed=seed,

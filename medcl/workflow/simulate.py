@@ -108,7 +108,11 @@ def _subject(
     grid = np.stack(np.meshgrid(*[low[k] + step * np.arange(shape[k]) for k in range(3)], indexing="ij"))
     scale = draw.uniform(0.92, 1.08, (3, 1, 1, 1))
     middle = ((low + high) / 2).reshape(3, 1, 1, 1)
-    source = middle + (grid - middle) * scale + _smooth_field(draw, shape, spacing, _DEFORMATION_MM, _DEFORMATION_SPACING_MM) / voxel
+    source = (
+        middle
+        + (grid - middle) * scale
+        + _smooth_field(draw, shape, spacing, _DEFORMATION_MM, _DEFORMATION_SPACING_MM) / voxel
+    )
 
     def sampled(data: NDArray[np.float32]) -> NDArray[np.float32]:
         smooth = ndimage.gaussian_filter(data, 0.35 * step)

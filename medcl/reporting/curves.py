@@ -59,23 +59,41 @@ def run_curves(rows: Sequence[Row], panels: Sequence[Panel], owner: str) -> list
             continue
         lines = []
         for number, (column, label) in enumerate(panel.columns.items()):
-            points = [(x, row[column]) for x, row in placed if _is_finite(row.get(column))]
-            if points:
-                x, y = zip(*points, strict=True)
-                lines.append(Line(label, x, y, (1, 5)[number % 2]))
+            for stage in starts:  # each stage is a line of its own: nothing is smoothed over the seam
+                points = [
+                    (x, row[column]) for x, row in placed if row.get("stage") == stage and _is_finite(row.get(column))
+                ]
+                if points:
+                    x, y = zip(*points, strict=True)
+                    lines.append(Line(label, x, y, (1, 5)[number % 2]))
         if lines:
             shown.append(curve_figure(panel, lines, owner, starts))
     return shown
 
 
-def curve_figure(panel: Panel, lines: Sequence[Line], owner: str, starts: Mapping[str, float] | None = None) -> Markup:
-    """One panel: ``lines`` over steps, smoothed over the noise of single batches, with the stages' beginnings."""
+def curve_figure(
+    panel: Panel,
+    lines: Sequence[Line],
+    owner: str,
+    starts: Mapping[str, float] | None = None,
+    *,
+    title: str | None = None,
+    overlaid: bool = False,
+) -> Markup:
+    """One panel: ``lines`` over steps, smoothed over the noise of single batches, with the stages' beginnings.
+
+    Lines of one label share their entry in the legend; ``overlaid`` draws thin smoothed lines only, for many runs.
+    """
     with figure("panel", 2.5) as (drawn, (axes,)):
+        named: set[str] = set()
         for line in lines:
             colour, many = SERIES[line.series], len(line.y) > 60
-            if many:
+            label = None if line.label in named else line.label
+            named.add(line.label)
+            if many and not overlaid:
                 axes.plot(line.x, line.y, color=colour, linewidth=0.7, alpha=0.25)
-            axes.plot(line.x, smoothed(line.y) if many else line.y, color=colour, linewidth=1.6, label=line.label)
+            width = 1.0 if overlaid else 1.6
+            axes.plot(line.x, smoothed(line.y) if many else line.y, color=colour, linewidth=width, label=label)
         if panel.level is not None:
             axes.axhline(panel.level, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
         if panel.log and all(value > 0 for line in lines for value in line.y):
@@ -86,10 +104,10 @@ def curve_figure(panel: Panel, lines: Sequence[Line], owner: str, starts: Mappin
                 axes.text(
                     begin, 1.0, f" {stage}", transform=axes.get_xaxis_transform(), color=MUTED, fontsize=8, va="top"
                 )
-        if len({line.label for line in lines}) > 1:
+        if len(named) > 1 and not overlaid:
             axes.legend(loc="best", fontsize=8)
         axes.set_xlabel("step")
-        axes.set_title(panel.title)
+        axes.set_title(title or panel.title)
         return to_svg(drawn, f"{panel.title}: {owner}", _in_words(lines))
 
 

@@ -12,11 +12,14 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
+from pathlib import Path
 
 import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from medcl.files import write_text
 
 INK, MUTED, GRID, PAPER = "#010101", "#010102", "#010103", "#010104"
 SERIES = tuple(f"#01020{n}" for n in range(8))
@@ -89,3 +92,12 @@ def to_svg(drawn: Figure, title: str, description: str) -> Markup:
         f'<title id="{prefix}-title">{escape(title)}</title><desc id="{prefix}-description">{escape(description)}</desc>'
         f"{inner}"
     )
+
+
+def write_svg(target: Path, figure: Markup) -> None:
+    """``figure`` of :func:`to_svg` as a file of its own, in the page's light colours on white."""
+    sheet = (Path(__file__).parent / "templates" / "page.css").read_text(encoding="utf-8")
+    light = dict(re.findall(r"(--[a-z0-9-]+): (#[0-9a-f]{6});", sheet[: sheet.index("@media")]))
+    text = re.sub(r"var\((--[a-z0-9-]+)\)", lambda found: light[found[1]], str(figure))
+    text = text.replace("<title", '<rect width="100%" height="100%" fill="#ffffff"/><title', 1)
+    write_text(target, text)

@@ -25,7 +25,7 @@ def write_html(target: Path, template: str, **content: Any) -> Path:
 def duration(seconds: float | None) -> str:
     """``95`` -> ``1 min 35 s``."""
     if seconds is None:
-        return "–"
+        return "\N{EN DASH}"
     if seconds < 60:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -35,12 +35,16 @@ def duration(seconds: float | None) -> str:
 
 def score(value: float | None, digits: int = 3) -> str:
     """A Dice score as it stands in tables; a dash where there is none."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+    return "\N{EN DASH}" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
 def points(value: float | None) -> str:
     """A difference of Dice scores in points (hundredths), with its sign."""
-    return "–" if value is None or not math.isfinite(value) else f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
+    return (
+        "\N{EN DASH}"
+        if value is None or not math.isfinite(value)
+        else f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
+    )
 
 
 def environment_facts(facts: Mapping[str, Any]) -> dict[str, str]:

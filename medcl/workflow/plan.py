@@ -47,7 +47,7 @@ class Pretraining:
         return f"pretrain/{self.folder.name}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
     """One fine-tuning of the grid: an arm with a labelled count, a labelled subset and a seed."""
 

@@ -1,0 +1,193 @@
+"""The page of a study: what was found, how sure that is, what it looks like, and how to repeat it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from markupsafe import Markup
+
+from medcl import __version__
+from medcl.errors import MedclError
+from medcl.records.layouts import open_data
+from medcl.reporting.curves import FINETUNING, PRETRAINING, Line, curve_figure, run_curves
+from medcl.reporting.efficiency import difference_figure, efficiency_figure, series_of
+from medcl.reporting.figures import write_svg
+from medcl.reporting.overlays import PREDICTION, TRUTH, Overlay, overlay_figure
+from medcl.reporting.page import environment_facts, write_html
+from medcl.runs import RunFolder
+
+log = logging.getLogger(__name__)
+
+Study = Mapping[str, Any]
+
+
+def write_study_page(run: RunFolder) -> Path:
+    """Write ``page.html`` and the plots of a pipeline's folder from what lies in it; return the page's path.
+
+    The overlays need the images, which stay where they were; where they are gone, the page says so.
+    """
+    study: Study = json.loads((run.path / "study.json").read_text(encoding="utf-8"))
+    facts = run.read_facts()
+    efficiency = efficiency_figure(study) if study["rows"] else None
+    difference = difference_figure(study)
+    for name, drawn in (("label_efficiency", efficiency), ("differences", difference)):
+        if drawn is not None:
+            write_svg(run.path / "figures" / f"{name}.svg", drawn)
+    best = best_row(study)
+    shown = _shown_cell(study, best)
+    return write_html(
+        run.page,
+        "study.html.j2",
+        title=study["title"],
+        simulated=study["simulated"],
+        version=__version__,
+        study=study,
+        started=str(facts.get("started", ""))[:10],
+        best=best,
+        reference=_row(study, study["baseline"], study["at"]),
+        efficiency=efficiency,
+        difference=difference,
+        groups=_groups(study),
+        series=series_of(list(study["arms"]), study["baseline"]),
+        pretraining=_pretraining(run, study),
+        finetuning=_finetuning(run, study),
+        shown=shown,
+        cases=_cases(run, study, shown) if shown else [],
+        outlines={"truth": TRUTH, "prediction": PREDICTION},
+        stages=_stages(run, study),
+        environment=environment_facts(facts),
+        repeat=_repeat(facts),
+        use=f"medcl predict {shown['folder']} scan.nii.gz --out masks/" if shown else None,
+        config=run.config.read_text(encoding="utf-8"),
+    )
+
+
+def best_row(study: Study) -> Mapping[str, Any] | None:
+    """The row with the highest Dice at the headline's labelled count, else of all rows."""
+    rows = [row for row in study["rows"] if row["labelled"] == study["at"]] or study["rows"]
+    return max(rows, key=lambda row: row["dice"], default=None)
+
+
+def _row(study: Study, arm: str, count: Any) -> Mapping[str, Any] | None:
+    return next((row for row in study["rows"] if (row["arm"], row["labelled"]) == (arm, count)), None)
+
+
+def _groups(study: Study) -> list[list[dict[str, Any]]]:
+    """The table's rows by labelled count, the highest Dice of each marked."""
+    groups = []
+    for count in study["labelled"]:
+        rows = [row for row in study["rows"] if row["labelled"] == count]
+        if rows:
+            top = max(row["dice"] for row in rows)
+            groups.append([{**row, "best": len(rows) > 1 and row["dice"] == top} for row in rows])
+    return groups
+
+
+def _pretraining(run: RunFolder, study: Study) -> list[dict[str, Any]]:
+    shown = []
+    for entry in study["pretrainings"]:
+        folder = RunFolder(run.path / entry["folder"])
+        owner = ", ".join(study["arms"][arm] for arm in entry["arms"])
+        figures = run_curves(folder.read_metrics(), PRETRAINING, f"pretraining of {owner}")
+        if figures:
+            shown.append({"owner": owner, "folder": entry["folder"], "figures": figures})
+    return shown
+
+
+def _finetuning(run: RunFolder, study: Study) -> list[Markup]:
+    """The loss of every cell, a panel for each labelled count."""
+    series = series_of(list(study["arms"]), study["baseline"])
+    panels = []
+    for count in study["labelled"]:
+        for panel in FINETUNING:
+            lines = []
+            for cell in study["cells"]:
+                if cell["labelled"] != count:
+                    continue
+                (column,) = panel.columns
+                rows = [row for row in RunFolder(run.path / cell["folder"]).read_metrics() if column in row]
+                if rows:
+                    points = ([row["step"] for row in rows], [row[column] for row in rows])
+                    lines.append(Line(study["arms"][cell["arm"]], *points, series[cell["arm"]]))
+            if lines:
+                panels.append(
+                    curve_figure(
+                        panel, lines, f"{count} labelled", title=f"{panel.title}, {count} labelled", overlaid=True
+                    )
+                )
+    return panels
+
+
+def _shown_cell(study: Study, best: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The cell whose masks are shown: of the best row, the one of median Dice, so that it flatters nobody."""
+    if best is None:
+        return None
+    cells = [
+        cell
+        for cell in study["cells"]
+        if cell["dice"] and (cell["arm"], cell["labelled"]) == (best["arm"], best["labelled"])
+    ]
+    cells.sort(key=lambda cell: _mean(cell["dice"].values()))
+    return cells[(len(cells) - 1) // 2]
+
+
+def _cases(run: RunFolder, study: Study, cell: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The best, the median and the worst case of ``cell``, with the baseline's score on the same case."""
+    ranked = sorted((value, case) for case, value in cell["dice"].items() if value is not None)
+    if not ranked:
+        return []
+    chosen = {"best": ranked[-1], "median": ranked[(len(ranked) - 1) // 2], "worst": ranked[0]}
+    data = yaml.safe_load(run.config.read_text(encoding="utf-8"))["data"]
+    rival = next(
+        (
+            other["dice"]
+            for other in study["cells"]
+            if other["dice"]
+            and other["arm"] == study["baseline"] != cell["arm"]
+            and all(other[key] == cell[key] for key in ("labelled", "subset", "seed"))
+        ),
+        {},
+    )
+    shown = []
+    try:
+        manifest = open_data(Path(data["path"]), data["labels"] and Path(data["labels"]))
+        for rank, (value, case) in chosen.items():
+            record = manifest.by_id(case)
+            if record.label is None:
+                continue
+            prediction = run.path / cell["folder"] / "masks" / f"{case}.nii.gz"
+            drawn = overlay_figure(Overlay(case, record.volume, record.label, prediction, value))
+            shown.append({"rank": rank, "id": case, "dice": value, "baseline": rival.get(case), "figure": drawn})
+    except MedclError as error:
+        log.warning("the page has no pictures of cases: %s", error)
+    return shown
+
+
+def _stages(run: RunFolder, study: Study) -> list[dict[str, Any]]:
+    """How many runs of each kind there were, and the time they took."""
+    shown = []
+    for name, entries in (("pretraining", study["pretrainings"]), ("fine-tuning", study["cells"])):
+        times = []
+        for entry in entries:
+            folder = RunFolder(run.path / entry["folder"])
+            if folder.is_finished():
+                times.append(float(folder.read_facts().get("wall_seconds", 0.0)))
+        if entries:
+            shown.append({"name": name, "runs": len(entries), "finished": len(times), "seconds": sum(times)})
+    return shown
+
+
+def _repeat(facts: Mapping[str, Any]) -> str:
+    argv = [str(part) for part in facts.get("argv", [])]
+    return shlex.join(["medcl", *argv]) if argv[:1] == ["run"] else "medcl run config.yaml"
+
+
+def _mean(values: Sequence[float | None] | Any) -> float:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else float("-inf")

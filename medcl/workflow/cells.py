@@ -1,0 +1,135 @@
+"""The runs of a pipeline, each skipped when it is finished and continued when it was interrupted.
+
+A folder's ``stages.json`` says which stages were begun and finished there, and a digest of what each computes:
+its configuration, the data, and the stage before. A stage whose digest is another than before is run anew, after the
+old run was moved to ``replaced/``; training is never thrown away.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from medcl.config.data import DataConfig
+from medcl.config.finetune import FinetuneConfig
+from medcl.config.pipeline import PipelineConfig, StudyEvaluateConfig, StudyPredictConfig
+from medcl.config.pretrain import PretrainConfig
+from medcl.errors import DataError
+from medcl.files import write_json
+from medcl.runs import RunFolder
+from medcl.workflow.plan import Cell, Pretraining, digest, identity
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """The data of a study: their digest, the records of each part, and those of every labelled subset by name."""
+
+    digest: str
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+    subsets: dict[str, tuple[str, ...]]
+
+    def held_out(self, part: str) -> tuple[str, ...]:
+        """Ids of the records that ``evaluate.on`` names."""
+        return self.test if part == "test" else self.validation
+
+
+@dataclass(frozen=True)
+class Commands:
+    """What the runs of a pipeline call; see ``workflow.commands`` for the real ones. Members must be picklable."""
+
+    pretrain: Callable[[PretrainConfig], object]
+    finetune: Callable[[FinetuneConfig], object]
+    predict: Callable[[Path, DataConfig, tuple[str, ...], Path, StudyPredictConfig], None]
+    evaluate: Callable[[Path, DataConfig, tuple[str, ...], Path, StudyEvaluateConfig], None]
+
+
+class Stages:
+    """Which stages a folder holds, in its ``stages.json``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "stages.json"
+
+    def digest(self, stage: str) -> str | None:
+        """What the stage that was begun here computes."""
+        entry = self._read().get(stage)
+        return entry["digest"] if entry else None
+
+    def is_finished(self, stage: str, digest: str) -> bool:
+        """Whether the stage of this digest ended well."""
+        return self._read().get(stage) == {"digest": digest, "state": "finished"}
+
+    def note(self, stage: str, digest: str, state: str) -> None:
+        """Write down that a stage was ``begun`` or ``finished``."""
+        write_json(self._path, {**self._read(), stage: {"digest": digest, "state": state}})
+
+    def _read(self) -> dict[str, dict[str, str]]:
+        return json.loads(self._path.read_text()) if self._path.is_file() else {}
+
+
+def pretraining_identity(pretraining: Pretraining, data: StudyData) -> str:
+    """A digest of what a pretraining computes."""
+    return identity(pretraining.config, data.digest)
+
+
+def run_pretraining(pretraining: Pretraining, data: StudyData, commands: Commands, root: Path) -> bool:
+    """Bring a pretraining to its end; False where it was there already."""
+    expected = pretraining_identity(pretraining, data)
+    return _train("pretrain", expected, pretraining.folder, root, lambda: commands.pretrain(pretraining.config))
+
+
+def run_cell(cell: Cell, data: StudyData, config: PipelineConfig, commands: Commands) -> bool:
+    """Bring a cell to its end: fine-tuned, its held-out records predicted and scored; False where it was already."""
+    start = pretraining_identity(cell.pretraining, data) if cell.pretraining else None
+    trained = identity(cell.config, data.digest, start)
+    did = _train("finetune", trained, cell.folder, config.out, lambda: commands.finetune(cell.config))
+
+    ids = data.held_out(config.evaluate.on)
+    if not ids:
+        raise DataError(f"{config.data.path}: no {config.evaluate.on} records to score; set data.{config.evaluate.on}")
+    stages = Stages(cell.folder)
+    masks, scores = cell.folder / "masks", cell.folder / "scores.json"
+    predicted = digest(trained, ids, config.predict.model_dump(mode="json"))
+    if not stages.is_finished("predict", predicted):
+        if stages.digest("predict") != predicted:
+            shutil.rmtree(masks, ignore_errors=True)
+        stages.note("predict", predicted, "begun")
+        commands.predict(cell.folder, cell.config.data, ids, masks, config.predict)
+        stages.note("predict", predicted, "finished")
+        did = True
+
+    scored = digest(predicted, config.evaluate.model_dump(mode="json"))
+    if not stages.is_finished("evaluate", scored):
+        commands.evaluate(masks, cell.config.data, ids, scores, config.evaluate)
+        stages.note("evaluate", scored, "finished")
+        did = True
+    return did
+
+
+def _train(stage: str, expected: str, folder: Path, root: Path, train: Callable[[], object]) -> bool:
+    stages, run = Stages(folder), RunFolder(folder)
+    if stages.digest(stage) != expected:
+        _set_aside(folder, root)
+        stages.note(stage, expected, "begun")
+    if not run.is_finished():
+        train()
+        if not run.is_finished():
+            raise DataError(f"{folder}: the {stage} ended before it was finished; run the same command again to go on")
+    if stages.is_finished(stage, expected):
+        return False
+    stages.note(stage, expected, "finished")
+    return True
+
+
+def _set_aside(folder: Path, root: Path) -> None:
+    """Move a run of another configuration out of the way."""
+    if folder.exists():
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        target = root / "replaced" / stamp / folder.relative_to(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(folder, target)

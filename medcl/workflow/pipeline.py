@@ -1,0 +1,153 @@
+"""`medcl run`: prepare, pretrain, then fine-tune, predict and score every cell of a grid, and end in a table and a page.
+
+Everything lies in ``config.out``: ``prepared/`` (one store for all), ``pretrain/<arm>/``, ``cells/<arm>/n2-s0-r0/``
+(the fine-tuning's run folder with ``masks/`` and ``scores.json``), ``table.csv|json|md``, ``study.json``, ``page.html``.
+Run again after an interruption, it goes on where it was; run with a changed configuration, it repeats what changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from medcl.config.pipeline import PipelineConfig
+from medcl.evaluation.scores import without_nan
+from medcl.files import write_json, write_text
+from medcl.reporting.study_page import write_study_page
+from medcl.runs import RunFolder
+from medcl.workflow.cells import Commands, StudyData, run_cell, run_pretraining
+from medcl.workflow.lanes import Outcome, Task, run_tasks
+from medcl.workflow.plan import Cell, Plan, make_plan
+from medcl.workflow.study import Row, Scored, build_rows, read_scores, write_table
+
+
+class Watcher:
+    """Is told how a pipeline goes on; this one keeps it to itself. Calls may come from several threads."""
+
+    def planned(self, plan: Plan) -> None:
+        """Everything was resolved; preparing begins."""
+
+    def prepared(self, data: StudyData) -> None:
+        """The volumes are in the store; training begins."""
+
+    def started(self, name: str) -> None:
+        """A pretraining or a cell begins."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """It has ended, well or not."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a pipeline left behind."""
+
+    page: Path
+    rows: tuple[Row, ...]
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def failures(self) -> tuple[Outcome, ...]:
+        """The runs that did not end well."""
+        return tuple(outcome for outcome in self.outcomes if outcome.state == "failed")
+
+
+def run(
+    config: PipelineConfig,
+    prepare: Callable[[Plan], StudyData] | None = None,
+    commands: Commands | None = None,
+    watcher: Watcher | None = None,
+) -> Result:
+    """Run the pipeline ``config`` and write its table and page; a failed run does not stop the others.
+
+    ``prepare`` and ``commands`` are what its stages call, medcl's own unless given. Raises ConfigError before anything
+    runs where the configuration of any arm is wrong, and DataError where the data cannot be prepared.
+    """
+    if prepare is None or commands is None:
+        from medcl.workflow.commands import COMMANDS, prepare_study
+
+        prepare, commands = prepare or prepare_study, commands or COMMANDS
+    watcher = watcher or Watcher()
+    plan = make_plan(config)
+    watcher.planned(plan)
+    folder = RunFolder(config.out)
+    with folder.started("run", config, seed=config.grid.seeds[0], resume=True):
+        data = prepare(plan)
+        watcher.prepared(data)
+        outcomes = []
+        for outcome in run_tasks(_tasks(plan, data, commands), config.jobs, watcher.started):
+            watcher.ended(outcome)
+            _note_failure(config.out, outcome)
+            outcomes.append(outcome)
+        ended_well = {outcome.name for outcome in outcomes if outcome.state != "failed"}
+        scored = read_scores([cell for cell in plan.cells if cell.name in ended_well])
+        rows = build_rows(plan, scored)
+        write_table(config.out, rows)
+        write_json(config.out / "study.json", without_nan(_study(plan, data, rows, scored, outcomes)))
+        folder.record(failed=[outcome.name for outcome in outcomes if outcome.state == "failed"])
+    return Result(write_study_page(folder), tuple(rows), tuple(outcomes))
+
+
+def _tasks(plan: Plan, data: StudyData, commands: Commands) -> list[Task]:
+    """Pretrainings first, then cells that need none, so that no lane waits while there is something to do."""
+    root = plan.config.out
+    tasks = [Task(p.name, run_pretraining, (p, data, commands, root)) for p in plan.pretrainings]
+    for cell in sorted(plan.cells, key=lambda cell: cell.pretraining is not None):
+        before = cell.pretraining.name if cell.pretraining else None
+        tasks.append(Task(cell.name, run_cell, (cell, data, plan.config, commands), before))
+    return tasks
+
+
+def _note_failure(root: Path, outcome: Outcome) -> None:
+    """Keep the traceback of a failed run beside it, and drop that of an earlier try."""
+    target = root / outcome.name / "error.txt"
+    if outcome.traceback:
+        write_text(target, outcome.traceback)
+    elif outcome.state != "failed":
+        target.unlink(missing_ok=True)
+
+
+def _study(plan: Plan, data: StudyData, rows: list[Row], scored: Scored, outcomes: list[Outcome]) -> dict[str, Any]:
+    """All that the page needs to know and the run folders do not say."""
+    config = plan.config
+    return {
+        "format": "medcl study 1",
+        "name": config.name,
+        "title": config.title or config.name,
+        "simulated": config.simulated,
+        "baseline": config.baseline,
+        "at": config.compare.at or config.grid.labelled[0],
+        "on": config.evaluate.on,
+        "tolerance_mm": config.evaluate.tolerance,
+        "arms": {arm: config.label_of(arm) for arm in config.arms},
+        "labelled": list(config.grid.labelled),
+        "seeds": list(config.grid.seeds),
+        "data": asdict(data),
+        "rows": [asdict(row) for row in rows],
+        "pretrainings": [
+            {
+                "folder": p.name,
+                "arms": list(dict.fromkeys(cell.arm for cell in plan.cells if cell.pretraining is p)),
+            }
+            for p in plan.pretrainings
+        ],
+        "cells": [_cell(cell, scored) for cell in plan.cells],
+        "failures": [
+            {"name": outcome.name, "problems": list(outcome.problems)}
+            for outcome in outcomes
+            if outcome.state == "failed"
+        ],
+    }
+
+
+def _cell(cell: Cell, scored: Scored) -> dict[str, Any]:
+    scores = scored.get(cell)
+    return {
+        "folder": cell.name,
+        "arm": cell.arm,
+        "labelled": cell.labelled,
+        "subset": cell.subset,
+        "seed": cell.seed,
+        "dice": dict(zip(scores.ids, scores.values("dice").tolist(), strict=True)) if scores else None,
+    }

@@ -51,12 +51,19 @@ def local_lr(
     views = codes.shape[0]
     with torch.autocast(codes.device.type, enabled=False):
         codes = wide(codes)
-        within = codes @ codes.transpose(-1, -2)
+        within = _near(codes @ codes.transpose(-1, -2), neighbours)
         across = torch.einsum("vbae,wbce->vwbac", codes, codes)
         anchor, partner = torch.nonzero(~torch.eye(views, dtype=torch.bool, device=codes.device), as_tuple=True)
+        across = across[anchor, partner]
         both = None if inside is None else inside[anchor] & inside[partner]
         return _directed_terms(
-            within[anchor], across[anchor, partner], neighbours, both, temperature, reduction, gather
+            across.diagonal(dim1=-2, dim2=-1),
+            torch.cat([within[anchor], _near(across, neighbours)], -1),
+            neighbours,
+            both,
+            temperature,
+            reduction,
+            gather,
         )
 
 
@@ -86,32 +93,43 @@ def local_ld(
     anchor, partner = linked.nonzero(as_tuple=True)
     with torch.autocast(codes.device.type, enabled=False):
         codes, everyone = wide(codes), wide(everyone)
-        within = codes @ codes.transpose(1, 2)
-        gram = codes.reshape(-1, width) @ everyone.reshape(-1, width).T
-        across = gram.view(maps, regions, -1, regions).transpose(1, 2)
-        both = None if inside is None or partner_inside is None else inside[anchor] & partner_inside[partner]
+        within = _near(codes @ codes.transpose(1, 2), neighbours)
+        gram = (codes.reshape(-1, width) @ everyone.reshape(-1, width).T).flatten()
+        # Only the needed entries leave the matrix of all regions against all: entry (i, a, j, b) is number
+        # ((i A + a) n + j) A + b.
+        region = torch.arange(regions, device=codes.device)
+        rows = ((anchor[:, None] * regions + region) * len(everyone) + partner[:, None]) * regions
+        across = gram.index_select(0, (rows[..., None] + neighbours).flatten()).view(*rows.shape, neighbours.shape[1])
         return _directed_terms(
-            within[anchor], across[anchor, partner], neighbours, both, temperature, reduction, gather
+            gram.index_select(0, (rows + region).flatten()).view(rows.shape),
+            torch.cat([within.index_select(0, anchor), across], -1),
+            neighbours,
+            None if inside is None or partner_inside is None else inside[anchor] & partner_inside[partner],
+            temperature,
+            reduction,
+            gather,
         )
 
 
+def _near(similarity: Tensor, neighbours: Tensor) -> Tensor:
+    """The columns N(a) of every row a of ``similarity (..., A, A)``: (..., A, M)."""
+    return similarity.gather(-1, neighbours.expand(*similarity.shape[:-1], -1))
+
+
 def _directed_terms(
-    within: Tensor,
-    across: Tensor,
+    positive: Tensor,
+    negative: Tensor,
     neighbours: Tensor,
     inside: Tensor | None,
     temperature: float | Tensor,
     reduction: Reduction,
     gather: Gather,
 ) -> LossOutput:
-    """The terms of anchor region a of one map and partner region a of another.
+    """The terms of anchor region a of one map and the same region of another.
 
-    ``within (..., A, A)`` similarities among the anchor map's regions, ``across (..., A, A)`` to the partner map's,
-    ``inside (..., A)`` regions that count.
+    ``positive (..., A)`` similarities; ``negative (..., A, 2M)`` to the neighbours in the anchor's map, then in the
+    partner's; ``inside (..., A)`` regions that count.
     """
-    index = neighbours.expand(*within.shape[:-1], -1)
-    negative = torch.cat([within.gather(-1, index), across.gather(-1, index)], -1)
-    positive = across.diagonal(dim1=-2, dim2=-1)
     if inside is None:
         inside = torch.ones_like(positive, dtype=torch.bool)
     near = inside[..., neighbours]

@@ -59,7 +59,9 @@ def region_vectors(maps: Tensor, corners: Tensor, size: int) -> Tensor:
     offsets = torch.cartesian_prod(*[torch.arange(size)] * len(shape)).view(-1, len(shape))
     strides = torch.tensor([*itertools.accumulate(reversed(shape[1:]), int.__mul__, initial=1)][::-1])
     voxels = ((corners.cpu()[:, None] + offsets) * strides).sum(-1).to(maps.device)
-    return maps.flatten(2)[:, :, voxels].permute(0, 2, 1, 3).flatten(2)
+    # index_select, because the backward pass of fancy indexing is several times slower on the CPU.
+    windows = maps.flatten(2).index_select(2, voxels.flatten()).view(*maps.shape[:2], *voxels.shape)
+    return windows.permute(0, 2, 1, 3).flatten(2)
 
 
 def region_shares(body: Tensor, shape: Sequence[int], corners: Tensor, size: int) -> Tensor:

@@ -163,7 +163,7 @@ class NTXent(ObjectiveConfig):
     needs: ClassVar[frozenset[str]] = frozenset({"two_views"})
 
     name: Literal["nt_xent"] = "nt_xent"
-    temperature: PositiveFloat = 0.1
+    temperature: PositiveFloat = Field(0.1, description="0.1 as for G^R; SimCLR's CIFAR recipes use 0.5")
     exclude_same_subject: bool = Field(False, description="two items of one patient are never negatives")
 
     def build(self, channels: int, spatial_dims: int) -> nn.Module:
@@ -182,7 +182,7 @@ class InfoNCE(ObjectiveConfig):
     needs: ClassVar[frozenset[str]] = frozenset({"two_views"})
 
     name: Literal["info_nce"] = "info_nce"
-    temperature: PositiveFloat = 0.1
+    temperature: PositiveFloat = Field(0.1, description="0.05 is the Multiple Negatives Ranking convention")
 
     def build(self, channels: int, spatial_dims: int) -> nn.Module:
         return StatelessObjective(self)

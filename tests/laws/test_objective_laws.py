@@ -172,6 +172,16 @@ def test_entry_is_known_by_its_name(name: str) -> None:
     assert type(entry).model_validate(entry.model_dump()) == entry
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_same_value_on_the_accelerator() -> None:
+    for name, entry in ENTRIES.items():
+        codes = _codes(name)
+        tensors = {key: value.cuda() for key, value in vars(codes).items() if isinstance(value, Tensor)}
+        module = entry.build(3, 3 if "3D" in name else 2)
+        expected = module(codes).loss
+        torch.testing.assert_close(module.cuda()(replace(codes, **tensors)).loss.cpu(), expected, rtol=1e-6, atol=1e-9)
+
+
 # Closed forms: volumetric.md 15, objectives.md 4.1
 
 

@@ -67,7 +67,7 @@ def test_same_scores_on_nnunet_weights(nnunet, name: str) -> None:
     theirs = randomised(nnunet(LAYOUTS[name]))
     ours = Segmenter(ResidualUNet(2, LAYOUTS[name]), 3, deep_supervision=True).double()
     report = load_into(ours, from_nnunet(theirs.state_dict()), least_share=1.0, parts=PARTS)
-    assert not (report.random or report.adapted or report.unused)
+    assert (report.random, report.adapted, report.unused) == ((), (), ())
     x = torch.randn(1, 2, *SIZES[name], dtype=torch.float64)
     for mine, their in zip(ours.forward_deep(x), theirs(x), strict=True):
         torch.testing.assert_close(mine, their, rtol=1e-9, atol=1e-9)

@@ -18,6 +18,7 @@ class EvaluateConfig(Strict):
     labels: dict[PositiveInt, str] | None = Field(
         None, description="classes to score, value: name; default: the data set's, else every value that occurs"
     )
+    ids: tuple[str, ...] | None = Field(None, description="only these records of the truth")
     tolerance: NonNegativeFloat = Field(1.0, description="of the surface Dice, in mm")
     workers: PositiveInt = Field(1, description="processes that score")
 

@@ -19,6 +19,7 @@ def evaluate(config: EvaluateConfig, progress: Callable[[int, int], None] | None
         config.truth,
         labels=config.labels,
         tolerance=config.tolerance,
+        ids=config.ids,
         workers=config.workers,
         progress=progress,
     )

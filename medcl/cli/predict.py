@@ -1,0 +1,65 @@
+"""`medcl predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN... INPUT...", help="Fine-tuned runs, then volumes, folders, DICOM series or data sets."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the masks.")],
+    tta: Annotated[
+        bool, typer.Option("--tta", help="Average over mirrored inputs, along the axes that training mirrored.")
+    ] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also write class probabilities, as 4D NIfTI.")
+    ] = False,
+    batch: Annotated[int, typer.Option(help="Windows in the network at a time.", min=1)] = 4,
+    device: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
+    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave masks that are already there.")] = False,
+) -> None:
+    """Segment scans: a mask for each, on the scan's own grid. Several runs are averaged.
+
+    A scan that cannot be read does not stop the others; it is named at the end, and the exit code is 1.
+
+    Example: medcl predict runs/seg new_scan.nii.gz --out masks/
+    """
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from medcl.config.load import validate
+    from medcl.config.predict import PredictConfig
+
+    runs = [path for path in paths if _is_run(path)]
+    values = {"runs": runs, "inputs": [path for path in paths if path not in runs], "out": out, "device": device}
+    options = {"tta": tta, "probabilities": probabilities, "batch": batch, "skip_existing": skip_existing}
+    config = validate(PredictConfig, {**values, **options})
+
+    from medcl.workflow.predict import predict
+
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("segmenting", total=None)
+        found = predict(config, lambda done, total: bar.update(task, completed=done, total=total))
+    left = f", {len(found.skipped)} already there" if found.skipped else ""
+    print(f"{len(found.written)} masks written to {out}{left}")
+    for reasons in found.failed.values():
+        for reason in reasons:
+            typer.echo(f"error: {reason}", err=True)
+    if found.failed:
+        typer.echo(f"{len(found.failed)} of the scans could not be segmented: {', '.join(found.failed)}", err=True)
+        raise typer.Exit(1)
+
+
+def _is_run(path: Path) -> bool:
+    """Whether the path is a run, a folder of weights or a weights file; anything else is a scan."""
+    marks = (path / "run.json", path / "weights.safetensors", path / "weights" / "weights.safetensors")
+    return path.suffix == ".safetensors" or any(mark.is_file() for mark in marks)

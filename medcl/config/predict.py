@@ -1,0 +1,24 @@
+"""Predicting masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveInt
+
+from medcl.config.strict import Strict
+
+
+class PredictConfig(Strict):
+    """`medcl predict`."""
+
+    runs: tuple[Path, ...] = Field(min_length=1, description="fine-tuned runs or weights; several are averaged")
+    inputs: tuple[Path, ...] = Field(min_length=1, description="volumes, folders of volumes, DICOM series, data sets")
+    out: Path = Field(description="folder of the masks; a run folder")
+    ids: tuple[str, ...] | None = Field(None, description="only these records of the inputs")
+    tta: bool = Field(False, description="average over mirrored inputs, along the axes that training mirrored")
+    probabilities: bool = Field(False, description="also write the probability of every class, as 4D NIfTI")
+    batch: PositiveInt = Field(4, description="windows in the network at a time")
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    skip_existing: bool = Field(False, description="leave masks that are already there, instead of writing them again")

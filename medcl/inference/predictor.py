@@ -1,0 +1,139 @@
+"""Fine-tuned networks that turn volume files into masks on the files' own grids."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from medcl.encoders.segmenter import Segmenter
+from medcl.errors import ConfigError, WeightsError
+from medcl.inference.sliding import predict_scores
+from medcl.modalities.volume import Volume, read_volume
+from medcl.preparation.apply import SourceGrid, prepare, restore, restore_labels
+from medcl.preparation.recipe import Recipe
+from medcl.types import Affine, Array
+from medcl.weights.load import WeightsFile, build_segmenter, find_weights
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A mask ``labels (X, Y, Z)`` on the grid of ``volume``, in its stored voxel order.
+
+    ``probabilities (K, X, Y, Z)`` float32 where they were asked for.
+    """
+
+    labels: Array
+    volume: Volume
+    probabilities: Array | None = None
+
+
+@dataclass(frozen=True)
+class _Member:
+    segmenter: Segmenter
+    recipe: Recipe
+    window: tuple[int, ...]
+    mirror: tuple[int, ...]
+
+
+class Predictor:
+    """One fine-tuned run, or several whose probabilities are averaged; each works by its own recipe.
+
+    Args:
+        runs: run folders or weights folders of `medcl finetune`.
+        tta: average over mirrored inputs, along the axes that a run's training views were mirrored.
+        batch: windows in the network at a time.
+        device: ``auto`` (the GPU if there is one), ``cpu`` or ``gpu``.
+
+    Raises WeightsError where a run is no segmentation network or the runs name different labels.
+    """
+
+    def __init__(self, runs: Sequence[Path | str], *, tta: bool = False, batch: int = 4, device: str = "auto") -> None:
+        self.device = _torch_device(device)
+        self.batch = batch
+        self.members = [_load_member(Path(run), tta, self.device) for run in runs]
+        self.labels = self.members[0].recipe.labels
+        for run, member in zip(runs, self.members, strict=True):
+            if member.recipe.labels != self.labels or member.segmenter.classes != self.members[0].segmenter.classes:
+                raise WeightsError(
+                    f"{run}: segments {_shown(member.recipe.labels)}, but {runs[0]} {_shown(self.labels)};"
+                    " only runs of the same labels can be averaged"
+                )
+
+    @property
+    def mirror(self) -> tuple[int, ...]:
+        """The axes (0, 1, 2) that some member mirrors."""
+        return tuple(sorted({axis for member in self.members for axis in member.mirror}))
+
+    def predict(self, paths: Sequence[Path | str], *, probabilities: bool = False) -> Prediction:
+        """Segment the volume of ``paths`` (one a channel). Raises DataError where it cannot be read or prepared."""
+        volume = read_volume(paths)
+        groups = self._by_preparation()
+        if len(groups) == 1 and not probabilities:
+            scores, affine, source = self._scores(volume, groups[0])
+            return Prediction(restore_labels(iter(scores), affine, source), volume)
+        total: Array | None = None
+        for members in groups:
+            share = restore(*self._scores(volume, members)) * (len(members) / len(self.members))
+            total = share if total is None else total + share
+        assert total is not None
+        return Prediction(total.argmax(0), volume, total if probabilities else None)
+
+    def _by_preparation(self) -> list[list[_Member]]:
+        """Members whose recipes give the same voxels: these are prepared and restored once."""
+        groups: dict[str, list[_Member]] = {}
+        for member in self.members:
+            groups.setdefault(member.recipe.voxel_digest, []).append(member)
+        return list(groups.values())
+
+    def _scores(self, volume: Volume, members: list[_Member]) -> tuple[Array, Affine, SourceGrid]:
+        """What :func:`restore` takes: the members' mean probabilities on the prepared grid, its affine, the source."""
+        prepared = prepare(volume, members[0].recipe)
+        data = torch.from_numpy(prepared.data)
+        total = sum(
+            predict_scores(
+                member.segmenter,
+                data,
+                member.window,
+                batch=self.batch,
+                mirror=member.mirror,
+                device=self.device,
+            )
+            for member in members
+        )
+        return (total / len(members)).numpy(), prepared.affine, prepared.source
+
+
+def _load_member(run: Path, tta: bool, device: torch.device) -> _Member:
+    weights = find_weights(run)
+    segmenter = build_segmenter(weights).to(device).requires_grad_(False)
+    views = weights.card.training.get("views") or {}
+    window = tuple(views.get("patch") or weights.recipe.patch)
+    return _Member(segmenter, weights.recipe, window, _trained_mirroring(weights) if tta else ())
+
+
+def _trained_mirroring(weights: WeightsFile) -> tuple[int, ...]:
+    """The axes along which training views were mirrored; a network knows no other mirror images (left is not right)."""
+    spatial = (weights.card.training.get("views") or {}).get("spatial") or {}
+    axes = tuple(axis for axis, chance in enumerate(spatial.get("flip", ())) if chance > 0)
+    if not axes:
+        log.warning(
+            "%s: not known to be trained on mirrored views (views.spatial.flip); test-time augmentation is left out",
+            weights.path,
+        )
+    return axes
+
+
+def _torch_device(name: str) -> torch.device:
+    if name == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("device: gpu, but PyTorch finds none here; use device=cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _shown(labels: dict[int, str]) -> str:
+    return ", ".join(f"{value}={name}" for value, name in sorted(labels.items())) or "unnamed labels"

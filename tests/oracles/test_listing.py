@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -24,9 +25,12 @@ def test_every_built_row_has_its_adapter() -> None:
 
 def test_every_row_of_the_folder_is_listed() -> None:
     folder = oracle_folder()
-    if not folder.is_dir():
-        pytest.skip(f"no reference vectors at {folder}; set MEDCL_ORACLES")
     found = [path for path in (folder / f"{index}.json" for index in INDEXES) if path.is_file()]
+    if not found:
+        message = f"no reference vectors at {folder}; set MEDCL_ORACLES to a folder with {', '.join(INDEXES)} as .json"
+        if "MEDCL_ORACLES" in os.environ or "CI" in os.environ:
+            pytest.fail(message)
+        pytest.skip(message)
     named = [(path.stem, row["name"]) for path in found for row in json.loads(path.read_text())["oracles"]]
     assert named == [row.key for row in ROWS]
     assert len(set(named)) == len(named)

@@ -149,8 +149,7 @@ def _broken_affine(path: Path) -> dict[str, Any]:
         affine = np.asarray(image.affine, np.float64)
     except Exception:  # not the affine, then
         return {}
-    singular = not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12
-    return {"affine": _rows(affine)} if singular else {}
+    return {"affine": _rows(affine)}
 
 
 def _rows(affine: Affine) -> tuple[tuple[float, ...], ...]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from medcl.records.cohort import check_cohort
 from medcl.records.facts import VolumeFacts
-from medcl.records.findings import Finding, finding, times
+from medcl.records.findings import MANY_VALUES, Finding, finding, times
 from medcl.records.manifest import Manifest
 from medcl.records.record import Record
 from medcl.records.splits import divided_subjects
@@ -24,7 +24,6 @@ _GRID_TOLERANCE = 0.1
 # Cosine between two voxel axes that are meant to be at right angles (0.01 is 0.6 degrees).
 _SHEAR_TOLERANCE = 0.01
 _FEW_VALUES = 16
-_MANY_VALUES = 256
 
 
 def check(manifest: Manifest, facts: Mapping[Path, VolumeFacts]) -> list[Finding]:
@@ -67,7 +66,7 @@ def _file(facts: VolumeFacts) -> Iterator[Finding]:
         yield finding("missing-file", path, "no such file")
         return
     if facts.error is not None:
-        yield finding("bad-affine" if facts.affine else "unreadable", path, facts.error)
+        yield finding("bad-affine" if _is_singular(facts.matrix) else "unreadable", path, facts.error)
         return
     if len(facts.shape) != 3:
         yield finding("not-3d", path, f"{len(facts.shape)} axes ({times(facts.shape)}) where a volume has 3")
@@ -76,6 +75,10 @@ def _file(facts: VolumeFacts) -> Iterator[Finding]:
     if facts.nan or facts.infinite:
         yield finding("not-finite", path, f"{facts.nan} NaN and {facts.infinite} infinite voxels")
     yield from _label_values(facts) if facts.kind == "label" else _image_values(facts)
+
+
+def _is_singular(affine: Affine | None) -> bool:
+    return affine is not None and not (np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-12)
 
 
 def _grid(facts: VolumeFacts) -> Iterator[Finding]:
@@ -118,7 +121,7 @@ def _label_values(facts: VolumeFacts) -> Iterator[Finding]:
     if facts.fractional:
         message = f"{facts.fractional} voxels are not whole numbers (range {facts.minimum:g} to {facts.maximum:g})"
         yield finding("label-not-integer", facts.path, message)
-    elif len(facts.values) > _MANY_VALUES:
+    elif len(facts.values) > MANY_VALUES:
         message = f"{len(facts.values)} different values from {facts.minimum:g} to {facts.maximum:g}"
         yield finding("label-like-image", facts.path, message)
     elif set(facts.values) == {0}:
@@ -147,7 +150,7 @@ def _label(record: Record, manifest: Manifest, facts: Mapping[Path, VolumeFacts]
         return
     declared = manifest.label_names
     wrong = {v: n for v, n in label.values.items() if v < 0 or (declared and v != 0 and v not in declared)}
-    if wrong and len(label.values) <= _MANY_VALUES:
+    if wrong and len(label.values) <= MANY_VALUES:
         names = f"declared are {', '.join(map(str, declared))}" if declared else "labels are 0 or above"
         yield finding("label-value", label.path, f"values {_shown(wrong)}; {names}")
     image = facts.get(record.volume[0]) if record.volume else None

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from medcl.records.facts import VolumeFacts
-from medcl.records.findings import Finding, finding, times
+from medcl.records.facts import PERCENTILES, VolumeFacts
+from medcl.records.findings import MANY_VALUES, Finding, finding, times
 from medcl.records.manifest import Manifest
 from medcl.records.record import Record
 from medcl.types import Array
@@ -18,8 +18,11 @@ from medcl.types import Array
 _FEWEST = 8
 # An outlier is this many robust standard deviations (1.4826 x median absolute deviation) from the median...
 _DEVIATIONS = 10.0
-# ...and at least this far: shares of the volume's own range, decades of it, doublings of a length.
-_SHARE, _DECADES, _DOUBLINGS = 0.3, 1.0, 1.0
+# ...and at least this far: shares of the volume's own range (decades for its tails), doublings of a length.
+_SHARE, _DOUBLINGS = 0.3, 1.0
+# A scale (in decades) stands out if no other is near, and it is far off or all others agree. MR scanners scale freely:
+# among 200 clinical hippocampus volumes some are 400 times the median, so that alone says nothing.
+_NEAR, _FAR, _AGREEING = 1.0, 3.0, 0.5
 
 
 def check_cohort(manifest: Manifest, facts: Mapping[Path, VolumeFacts]) -> Iterator[Finding]:
@@ -63,7 +66,7 @@ def _duplicates(manifest: Manifest, facts: Mapping[Path, VolumeFacts]) -> Iterat
 
 def _classes(manifest: Manifest, facts: Mapping[Path, VolumeFacts]) -> Iterator[Finding]:
     found = [facts.get(record.label) for record in manifest.records if record.label is not None]
-    labels = [label for label in found if label is not None and set(label.values) - {0}]
+    labels = [label for label in found if label and set(label.values) - {0} and len(label.values) <= MANY_VALUES]
     counts = Counter(value for label in labels for value in label.values)
     for value, name in manifest.label_names.items():
         if value == 0 or not labels:
@@ -88,37 +91,43 @@ def _orientations(files: Sequence[VolumeFacts]) -> Iterator[Finding]:
 
 
 def _intensities(files: Sequence[VolumeFacts]) -> Iterator[Finding]:
-    """Volumes whose histogram has another shape, offset or scale than the cohort's.
+    """Volumes whose histogram has another shape, offset, tail or scale than the cohort's.
 
     MR intensities have no unit, so shapes are compared after scaling by each volume's own range (0.5th to 99.5th
-    percentile). The scale itself counts only where a volume is alone: ten times off every other one.
+    percentile). The scale itself counts only where it is a volume's own, see :func:`_alone`.
     """
     if len(files) < _FEWEST:
         return
     percentiles = np.array([file.percentiles for file in files])
-    low, high = percentiles[:, :1], percentiles[:, -1:]
-    width = np.maximum(high - low, np.finfo(np.float32).tiny)
-    extremes = np.array([(file.minimum, file.maximum) for file in files])
-    shape = (percentiles[:, 1:-1] - low) / width
-    names = ["5th percentile", "25th percentile", "median", "75th percentile", "95th percentile"]
-    described: list[tuple[str, Array, float]] = [(name, shape[:, i], _SHARE) for i, name in enumerate(names)]
-    described.append(("offset from 0", (low / width)[:, 0], _SHARE))
-    above, below = extremes[:, 1:] - high, low - extremes[:, :1]
-    described.append(("maximum above the 99.5th percentile (decades)", np.log10(1 + above / width)[:, 0], _SHARE))
-    described.append(("minimum below the 0.5th percentile (decades)", np.log10(1 + below / width)[:, 0], _SHARE))
-    scale = np.log10(width)[:, 0]
-    alone = _outlying(scale, _DECADES) & (_nearest(scale) > _DECADES)
+    minimum, maximum = np.array([(file.minimum, file.maximum) for file in files]).T
+    low, high = percentiles[:, 0], percentiles[:, -1]
+    # Where nearly all voxels are background both percentiles are the same, and the full range must serve.
+    width = np.where(high > low, high - low, maximum - minimum)
+    features = {
+        f"{name:g}th percentile at {{:.2g}} of its range": (percentiles[:, index] - low) / width
+        for index, name in enumerate(PERCENTILES)
+        if 0 < index < len(PERCENTILES) - 1
+    }
+    features["range starts {:.2g} of its width above 0"] = low / width
+    tails = {
+        "maximum {:.3g} range widths above the 99.5th percentile": (maximum - high) / width,
+        "minimum {:.3g} range widths below the 0.5th percentile": (low - minimum) / width,
+    }
+    outlying = {text: _outlying(values, _SHARE) for text, values in features.items()}
+    outlying |= {text: _outlying(np.log10(1 + values), _SHARE) for text, values in tails.items()}
+    scale = np.log10(width)
+    alone = _alone(scale)
     for number, file in enumerate(files):
         said = [
-            f"{name} is {values[number]:.3g} of its range, the cohort's median {np.median(values):.3g}"
-            for name, values, least in described
-            if _outlying(values, least)[number]
+            f"{text.format(values[number])} (cohort {np.median(values):.2g})"
+            for text, values in (features | tails).items()
+            if outlying[text][number]
         ]
         if alone[number]:
-            said.append(f"range is {10 ** scale[number]:.3g}, the cohort's median {10 ** np.median(scale):.3g}")
+            said.append(f"range {10 ** scale[number]:.3g} (cohort {10 ** np.median(scale):.3g})")
         if said:
-            values = f"(values {file.minimum:.4g} to {file.maximum:.4g})"
-            yield finding("intensity-outlier", file.path, f"{'; '.join(said[:2])} {values}")
+            message = f"{'; '.join(said[:2])}; values {file.minimum:.4g} to {file.maximum:.4g}"
+            yield finding("intensity-outlier", file.path, message)
 
 
 def _lengths(files: Sequence[VolumeFacts]) -> Iterator[Finding]:
@@ -140,10 +149,13 @@ def _outlying(values: Array, least: float) -> Array:
     return far
 
 
-def _nearest(values: Array) -> Array:
-    """The distance of each value to the nearest other one."""
-    order = np.argsort(values)
-    gaps = np.concatenate([[np.inf], np.diff(values[order]), [np.inf]])
-    nearest = np.empty(len(values))
+def _alone(decades: Array) -> Array:
+    """Which values are no other's, and either far from the median or far from others that agree."""
+    order = np.argsort(decades)
+    gaps = np.concatenate([[np.inf], np.diff(decades[order]), [np.inf]])
+    nearest = np.empty(len(decades))
     nearest[order] = np.minimum(gaps[:-1], gaps[1:])
-    return nearest
+    spread_of_others = np.array([np.ptp(np.delete(decades, number)) for number in range(len(decades))])
+    far = np.abs(decades - np.median(decades)) > _FAR
+    alone: Array = (nearest > _NEAR) & (far | (spread_of_others < _AGREEING))
+    return alone

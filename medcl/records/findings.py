@@ -46,6 +46,9 @@ CHECKS: dict[str, tuple[Severity, str]] = {
 }
 """Every check: its severity and what it looks for. An error would make training fail or silently wrong."""
 
+MANY_VALUES = 256
+"""A label of more values than this is an image."""
+
 
 @dataclass(frozen=True)
 class Finding:

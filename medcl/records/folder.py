@@ -42,6 +42,11 @@ def open_glob(pattern: str, labels: Path | None = None) -> Manifest:
     return _manifest(files, labels, root, f"glob {pattern}")
 
 
+def open_file(path: Path) -> Manifest:
+    """One volume as the only record."""
+    return _manifest([path], None, path.parent, f"file {path}")
+
+
 def attach_labels(manifest: Manifest, labels: Path) -> Manifest:
     """The manifest with the labels of a folder, each for the record of the same id (or volume name).
 

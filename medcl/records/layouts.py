@@ -36,7 +36,7 @@ def _open_file(path: Path) -> Manifest:
     if path.suffix == ".json":
         return _open_json(path)
     if is_volume(path):
-        return folder.open_glob(glob.escape(str(path)))
+        return folder.open_file(path)
     if dicom_tree.is_dicom(path):
         return dicom_tree.open_dicom([path], f"DICOM file {path}")
     raise DataError(

@@ -92,10 +92,21 @@ def build_store(
                     seen.update(fresh)
         finally:
             rows.update({manifest.records[position].id: built[position] for position in sorted(built)})
+            recipe = _with_labels(recipe, folder, rows)
             _write_index(folder, recipe, rows, seen)
     if problems:
         raise DataError(dict.fromkeys(problems))
     return Store.of(folder, recipe, rows)
+
+
+def _with_labels(recipe: Recipe, folder: Path, rows: Mapping[str, Row]) -> Recipe:
+    """``recipe`` with plain names for the labels that were found, where the data set names none."""
+    if recipe.labels:
+        return recipe
+    entries = (json.loads((folder / ARRAYS / row.key / ENTRY).read_text()) for row in rows.values())
+    highest = max((max(entry["classes"], default=0) for entry in entries), default=0)
+    names = {0: "background", **{value: f"label {value}" for value in range(1, highest + 1)}}
+    return recipe.model_copy(update={"labels": names}) if highest else recipe
 
 
 def _build_record(job: _Job) -> tuple[Row, Seen]:
@@ -213,7 +224,7 @@ def _tolerating_a_twin(target: Path) -> Iterator[None]:
 def _locked(folder: Path) -> Iterator[None]:
     try:
         (folder / ARRAYS).mkdir(parents=True, exist_ok=True)
-        handle = open(folder / ".lock", "w")  # noqa: SIM115  (closed below; the lock lives as long)
+        handle = open(folder / ".building", "w")  # noqa: SIM115  (closed below; the lock lives as long)
     except OSError as error:
         raise DataError(f"{folder}: cannot write here ({error.strerror}); choose another folder") from error
     with handle:

@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 
 # A volume is anisotropic where its coarsest axis is this many times coarser than its finest (nnU-Net's rule).
 ANISOTROPY = 3.0
-PATCH_STEP, PATCH_CAP = 16, 96
+# Sides of a patch are multiples of the first number, of the second from the third on, and at most the last.
+PATCH_FINE, PATCH_COARSE, PATCH_LARGE, PATCH_CAP = 8, 16, 64, 96
 # Crop to the body box where it leaves out at least this share of the volume; less is not worth a smaller context.
 CROP_GAIN = 0.25
 # Air is -1000 HU; an undeclared volume that dark is probably CT.
@@ -150,7 +151,7 @@ def _spacing(fingerprint: Fingerprint) -> Spacing:
 
 
 def _patch(fingerprint: Fingerprint, spacing: Spacing, crop: str) -> Shape:
-    """The median prepared shape, rounded down to a multiple of 16 (of 8 below 16, which views pad to), at most 96."""
+    """The median prepared shape, rounded down to a multiple of 8 (of 16 from 64 on), at most 96."""
     extents: Array = np.array(
         [record.body_extent if crop == "foreground" else record.extent for record in fingerprint.records]
     )
@@ -160,9 +161,8 @@ def _patch(fingerprint: Fingerprint, spacing: Spacing, crop: str) -> Shape:
 
 
 def _patch_side(size: float) -> int:
-    if size < PATCH_STEP:
-        return max(PATCH_STEP // 2, int(size) // (PATCH_STEP // 2) * (PATCH_STEP // 2))
-    return min(PATCH_CAP, int(size) // PATCH_STEP * PATCH_STEP)
+    step = PATCH_FINE if size < PATCH_LARGE else PATCH_COARSE
+    return min(PATCH_CAP, max(PATCH_FINE, int(size) // step * step))
 
 
 def _intensity(fingerprint: Fingerprint, config: RecipeConfig, channels: Sequence[str]) -> CTIntensity | MRIntensity:

@@ -20,9 +20,10 @@ def command(
 
     from medcl.workflow.describe import describe
 
-    console = Console()
+    console = Console(markup=False, highlight=False)
     for section in describe(what):
-        table = Table(title=section.title, title_justify="left", show_header=bool(section.columns))
+        console.print(f"\n{section.title}", style="bold")
+        table = Table(show_header=bool(section.columns))
         for name in section.columns or ("", ""):
             table.add_column(name, overflow="fold")
         for row in section.rows:

@@ -21,8 +21,14 @@ class SegResNetConfig(Strict):
     """MONAI's SegResNet."""
 
     name: Literal["segresnet"] = "segresnet"
-    filters: PositiveInt = Field(16, description="channels of the finest level")
+    filters: PositiveInt = Field(16, description="channels of the finest level, a multiple of 8")
     dims: Literal[2, 3] = 3
+
+    @model_validator(mode="after")
+    def _eight(self) -> SegResNetConfig:
+        if self.filters % 8:
+            raise ValueError(f"filters is {self.filters}; SegResNet normalises 8 groups and needs a multiple of 8")
+        return self
 
 
 class SwinUNETRConfig(Strict):

@@ -123,12 +123,9 @@ def _weights(file: Path) -> list[Section]:
 
 def _levels(card: Any, recipe: Recipe) -> Section:
     """Channels and strides of the network's levels."""
-    import torch
-
     from medcl.encoders.build import build_encoder
 
-    with torch.device("meta"):
-        network = build_encoder(card.encoder, card.in_channels, recipe.patch)
+    network = build_encoder(card.encoder, card.in_channels, recipe.patch)
     decoder = {len(network.channels) - 2 - index: width for index, width in enumerate(network.decoder_channels)}
     rows = [
         (

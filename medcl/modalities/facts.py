@@ -67,9 +67,9 @@ def read_all_facts(manifest: Manifest, workers: int = 1, progress: Progress | No
 def read_facts(path: Path, kind: Kind) -> VolumeFacts:
     """The facts of one file. Never raises: whatever goes wrong is their ``error``."""
     known = partial(VolumeFacts, path, kind)
-    if not path.exists():
-        return known(error="no such file", missing=True)
     try:
+        if not path.exists():
+            return known(error="no such file", missing=True)
         known = partial(known, digest=_digest(path))
         header = read_header(path)
     except (

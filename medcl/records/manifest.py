@@ -21,6 +21,7 @@ from medcl.records.rows import FIELDS, flat_row, known_column, record_from_row, 
 
 _FORMAT = "medcl_manifest"
 _VERSION = 1
+_SURPLUS = "surplus cells"
 _log = logging.getLogger(__name__)
 
 
@@ -100,7 +101,7 @@ class Manifest:
 
     @staticmethod
     def read(path: Path | str) -> Manifest:
-        """Read a manifest, or any ``.jsonl``, ``.json``, ``.csv`` or ``.tsv`` table with a volume or image column.
+        """Read a manifest, or any ``.jsonl``, ``.csv`` or ``.tsv`` table with a volume or image column.
 
         Relative paths are relative to the file. DataError lists every row that cannot be read, with its line.
         """
@@ -109,7 +110,7 @@ class Manifest:
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: cannot be read ({error})") from error
-        header, rows = _csv_rows(path, text) if path.suffix in (".csv", ".tsv") else _json_rows(path, text)
+        header, rows = _csv_rows(path, text) if path.suffix in (".csv", ".tsv") else _jsonl_rows(path, text)
         if not rows:
             raise DataError(f"{path}: no records in it")
         columns = dict.fromkeys(column for _, row in rows for column in row)
@@ -163,23 +164,16 @@ def _csv_rows(path: Path, text: str) -> tuple[Mapping[str, Any], Rows]:
     if text.startswith("# {"):
         head, _, text = text.partition("\n")
         header, first = _checked(path, _loaded(path, 1, head[2:])), 2
-    reader = csv.DictReader(io.StringIO(text), delimiter="\t" if path.suffix == ".tsv" else ",")
-    return header, [(first + reader.line_num - 1, row) for row in reader]
+    reader = csv.DictReader(io.StringIO(text), delimiter="\t" if path.suffix == ".tsv" else ",", restkey=_SURPLUS)
+    rows: Rows = [(first + reader.line_num - 1, row) for row in reader]
+    if wrong := [f"{path}:{number}: more cells than the table has columns" for number, row in rows if _SURPLUS in row]:
+        raise DataError(wrong)
+    return header, rows
 
 
-def _json_rows(path: Path, text: str) -> tuple[Mapping[str, Any], Rows]:
-    if path.suffix == ".json":
-        rows = _loaded(path, 1, text)
-        numbered = list(enumerate(rows if isinstance(rows, list) else [rows], 1))
-    else:
-        lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-        numbered = [(number, _loaded(path, number, line)) for number, line in lines]
-    wrong = [
-        f"{path}:{number}: expected an object with keys, such as id and volume"
-        for number, row in numbered
-        if not isinstance(row, dict)
-    ]
-    if wrong:
+def _jsonl_rows(path: Path, text: str) -> tuple[Mapping[str, Any], Rows]:
+    numbered = [(n, _loaded(path, n, line)) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if wrong := [f"{path}:{n}: expected an object such as {{...}}" for n, row in numbered if not isinstance(row, dict)]:
         raise DataError(wrong)
     if numbered and _FORMAT in numbered[0][1]:
         return _checked(path, numbered[0][1]), numbered[1:]
@@ -194,8 +188,11 @@ def _loaded(path: Path, line: int, text: str) -> Any:
 
 
 def _checked(path: Path, header: Any) -> Mapping[str, Any]:
-    if not isinstance(header, dict) or header.get(_FORMAT) != _VERSION:
+    """The header, if it is one of this version with names where names belong."""
+    known = isinstance(header, dict) and header.get(_FORMAT) == _VERSION
+    named = known and all(isinstance(header.get(key, {}), dict) for key in ("label_names", "provenance"))
+    if not named or not all(value.lstrip("-").isdigit() for value in header.get("label_names", {})):
         raise DataError(
             f"{path}:1: not a manifest header of version {_VERSION}; write the manifest again with this medcl"
         )
-    return header
+    return dict(header)

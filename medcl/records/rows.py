@@ -62,14 +62,14 @@ def record_from_row(row: Mapping[str, Any], root: Path) -> Record:
     identifier (``patient_id``, ``mrn``) becomes the subject as a pseudonym. Columns that no one declared as
     attributes are left out, because they may identify a person. Raises DataError where the row makes no record.
     """
-    cells = _cells(row)
-    volume = _paths(cells.get("volume"), root)
-    identity = str(cells.get("id") or (stem(volume[0]) if volume else ""))
-    if not identity:
-        raise DataError("no id and no volume to take one from")
-    split = str(cells.get("split") or "").strip().lower()
-    text = cells.get("report_text")
     try:
+        cells = _cells(row)
+        volume = _paths(cells.get("volume"), root)
+        identity = str(cells.get("id") or (stem(volume[0]) if volume else ""))
+        if not identity:
+            raise ValueError("no id and no volume to take one from")
+        split = str(cells.get("split") or "").strip().lower()
+        text = cells.get("report_text")
         return Record(
             id=identity,
             subject=str(cells.get("subject") or subject_of(identity)),
@@ -84,7 +84,7 @@ def record_from_row(row: Mapping[str, Any], root: Path) -> Record:
             attributes={name: str(value) for name, value in cells["attributes"].items()},
         )
     except (TypeError, ValueError) as error:
-        raise DataError(f"record {identity}: {error}") from error
+        raise DataError(f"not a record ({error})") from error
 
 
 def row_from_record(record: Record, folder: Path) -> dict[str, Any]:

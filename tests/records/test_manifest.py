@@ -91,7 +91,17 @@ def test_every_bad_row_is_named_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         Manifest.read(path)
     assert [problem.split(": ")[0] for problem in caught.value.problems] == [f"{path}:{line}" for line in (2, 3, 4)]
+    path.write_text("id,volume\na,a.nii.gz\nb,b.nii.gz,c.nii.gz\n")
+    with pytest.raises(DataError, match=r"t\.csv:3: more cells"):
+        Manifest.read(path)
     path = tmp_path / "t.jsonl"
+    path.write_text('{"id": "a", "volume": 5}\n{"id": "b", "labs": {"crp": "high"}}\n')
+    with pytest.raises(DataError) as caught:
+        Manifest.read(path)
+    assert len(caught.value.problems) == 2
+    path.write_text('{"medcl_manifest": 1, "label_names": [1]}\n')
+    with pytest.raises(DataError, match="not a manifest header"):
+        Manifest.read(path)
     path.write_text('{"id": "a"}\n{"id": \n')
     with pytest.raises(DataError, match=r"t\.jsonl:2: not valid JSON"):
         Manifest.read(path)

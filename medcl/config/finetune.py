@@ -11,7 +11,7 @@ from medcl.config.data import DataConfig, RecipeConfig
 from medcl.config.encoder import EncoderConfig, ResidualEncoderConfig
 from medcl.config.strict import Strict
 from medcl.config.training import OptimiserConfig, TrainerConfig
-from medcl.config.views import Augmentation, ForegroundCentre, IntensityConfig, SpatialConfig, ViewsConfig
+from medcl.config.views import ForegroundCentre, SpatialConfig, ViewsConfig
 
 
 class SegmentationLossConfig(Strict):
@@ -30,13 +30,6 @@ def _views() -> ViewsConfig:
         slots=1,
         centre=ForegroundCentre(),
         spatial=SpatialConfig(probability=0.8, rotation=(20, 20, 20), scale=(0.85, 1.2)),
-        intensity=IntensityConfig(
-            blur=Augmentation(probability=0.2, range=(0.3, 1.0)),
-            gamma=Augmentation(probability=0.3, range=(0.7, 1.4)),
-            contrast=Augmentation(probability=0.3, range=(0.75, 1.25)),
-            brightness=Augmentation(probability=0.3, range=(-0.2, 0.2)),
-            noise=Augmentation(probability=0.2, range=(0.0, 0.15)),
-        ),
     )
 
 

@@ -43,7 +43,10 @@ class Augmentation(Strict):
 
 
 class IntensityConfig(Strict):
-    """Batched intensity changes on prepared (z-scored) intensities, in this order; null leaves one out."""
+    """Batched intensity changes on prepared (z-scored) intensities, in this order; null leaves one out.
+
+    Views without an intensity section get :func:`moderate_intensity`; a section brings only what it names.
+    """
 
     low_resolution: Augmentation | None = Field(None, description="down- and up-sampling by this factor (1-2)")
     blur: Augmentation | None = Field(None, description="Gaussian sigma in voxels")
@@ -52,6 +55,18 @@ class IntensityConfig(Strict):
     contrast: Augmentation | None = Field(None, description="factor about the view's mean")
     brightness: Augmentation | None = Field(None, description="additive shift in standard deviations")
     noise: Augmentation | None = Field(None, description="Gaussian standard deviation")
+
+
+def moderate_intensity() -> IntensityConfig:
+    """What two views of one place should differ by: contrast, bias and noise as scanners make them."""
+    return IntensityConfig(
+        blur=Augmentation(probability=0.2, range=(0.3, 1.0)),
+        bias_field=Augmentation(probability=0.5, range=(0.0, 0.3)),
+        gamma=Augmentation(probability=0.4, range=(0.7, 1.4)),
+        contrast=Augmentation(probability=0.4, range=(0.7, 1.3)),
+        brightness=Augmentation(probability=0.4, range=(-0.3, 0.3)),
+        noise=Augmentation(probability=0.4, range=(0.0, 0.2)),
+    )
 
 
 class RandomCentre(Strict):
@@ -99,5 +114,5 @@ class ViewsConfig(Strict):
     shared_geometry: bool = Field(False, description="all slots share one geometry and differ by intensity only")
     plain_first: bool = Field(False, description="slot 0 is untransformed")
     spatial: SpatialConfig | None = SpatialConfig()
-    intensity: IntensityConfig | None = IntensityConfig()
+    intensity: IntensityConfig | None = Field(default_factory=moderate_intensity)
     masking: MaskingConfig | None = None

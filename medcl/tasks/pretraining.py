@@ -118,6 +118,14 @@ class PretrainTask(RenderedTask):
             [term.weight * found.loss for term, found in zip(self.terms, self.latest, strict=True)]
         ).sum()
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["recent_codes"] = list(self.recent_codes)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.recent_codes.extend(checkpoint["recent_codes"])
+
     def figures(self) -> dict[str, float | Tensor]:
         """Loss and similarities of every term, and the effective rank of the first term's recent codes."""
         found: dict[str, float | Tensor] = {}

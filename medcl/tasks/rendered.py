@@ -70,9 +70,7 @@ class RenderedTask(lightning.LightningModule):
 
     def on_train_batch_start(self, batch: tuple[View, ...], batch_idx: int) -> None:
         torch.manual_seed(derive_seed(self.seed, "batch", batch_idx, self.global_rank))
-
-    def on_train_batch_end(self, outputs: Any, batch: tuple[View, ...], batch_idx: int) -> None:
-        self.batches_done = batch_idx + 1
+        self.batches_done = batch_idx + 1  # a checkpoint is only written once this batch has ended
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["batches_done"] = self.batches_done

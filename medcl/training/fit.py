@@ -81,7 +81,7 @@ def fit(
         use_distributed_sampler=False,
         default_root_dir=run.path,
     )
-    trainer.fit(task, ckpt_path=path if resumable else None, weights_only=False if resumable else None)
+    trainer.fit(task, ckpt_path=path if resumable else None, weights_only=True if resumable else None)
     if checkpointer.stopped:
         return False
     if best is not None and keep_best:
@@ -100,7 +100,7 @@ def checkpoint_path(run: RunFolder, stage: str) -> Path:
 
 def _step_of(path: Path) -> int:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=False)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise DataError(
             f"{path}: this checkpoint cannot be read ({error}); remove it to start the stage anew"

@@ -87,6 +87,7 @@ def finetune(config: FinetuneConfig, *, resume: bool = False, progress: bool = T
             classes=segmenter.classes,
             stage="finetuned",
             data_digest=scans.manifest.digest,
+            training=config.model_dump(mode="json"),
             records=ids,
         )
         save_weights(run.weights, segmenter, card, recipe)

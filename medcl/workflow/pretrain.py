@@ -79,6 +79,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
             in_channels=len(recipe.channels),
             stage="pretrained",
             data_digest=scans.manifest.digest,
+            training=config.model_dump(mode="json"),
             records=scans.pool,
         )
         save_weights(run.weights, encoder, card, recipe)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
+from matplotlib.ticker import LogLocator, NullLocator
 
 from medcl.reporting.figures import GRID, MUTED, SERIES, figure, to_svg
 
@@ -98,8 +99,12 @@ def curve_figure(
             axes.axhline(panel.level, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
         if panel.log and all(value > 0 for line in lines for value in line.y):
             axes.set_yscale("log")
-        for stage, begin in (starts or {}).items():
-            if len(starts or {}) > 1:
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_locator(NullLocator())
+        if len(starts or {}) > 1:
+            axes.margins(y=0.14)  # room for the stages' names
+            for stage, begin in (starts or {}).items():
                 axes.axvline(begin, color=GRID, linewidth=0.8)
                 axes.text(
                     begin, 1.0, f" {stage}", transform=axes.get_xaxis_transform(), color=MUTED, fontsize=8, va="top"

@@ -59,7 +59,7 @@ def difference_figure(study: Mapping[str, Any]) -> Markup | None:
             _points(axes, x, y, intervals, series[arm], study["arms"][arm], line=False)
         axes.axhline(0, color=SERIES[0], linewidth=1.2, zorder=1)
         _counts_axis(axes, study)
-        axes.set_title(f"Difference to {baseline.lower()}, in Dice points")
+        axes.set_title(f"Dice points above the baseline, {baseline}")
         said = [
             f"{row['label']} with {row['labelled']}: {100 * row['difference']:+.1f} points, "
             f"from {100 * row['difference_low']:+.1f} to {100 * row['difference_high']:+.1f}"

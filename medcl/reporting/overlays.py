@@ -18,7 +18,7 @@ TRUTH, PREDICTION = "#7cd3ff", "#ffb000"
 """Light blue and amber: apart for every kind of colour vision, and on any grey."""
 
 _PLANES = (("sagittal", 0), ("coronal", 1), ("axial", 2))
-_MARGIN_MM = 12.0
+_MARGIN_MM = 5.0
 
 
 @dataclass(frozen=True)
@@ -33,40 +33,50 @@ class Overlay:
 
 
 def overlay_figure(case: Overlay) -> Markup:
-    """Three planes, each where the truth is largest, cropped to what is segmented and a margin.
+    """Three planes, each where the truth is largest, in one square window around what is segmented.
 
     Axes are turned to right-anterior-superior: the patient's right is on the right, anterior and superior are up.
     """
     volume = read_volume(case.image)
     image, spacing = _upright(np.asarray(volume.data[0], dtype=np.float32), volume.affine)
-    truth, _ = _upright(*_label(case.truth))
-    prediction, _ = _upright(*_label(case.prediction))
+    truth, _ = _upright(*read_label(case.truth))
+    prediction, _ = _upright(*read_label(case.prediction))
     low, high = np.percentile(image, (0.5, 99.5))
-    box = _box((truth > 0) | (prediction > 0), spacing)
-    image, truth, prediction = image[box], truth[box], prediction[box]
-    with figure("normal", 2.5, columns=3) as (drawn, panels):
+    centre, half = _window((truth > 0) | (prediction > 0), spacing)
+    with figure("normal", 2.55, columns=3) as (drawn, panels):
         for axes, (name, axis) in zip(panels, _PLANES, strict=True):
-            at = int(np.argmax((truth > 0).sum(axis=tuple(other for other in range(3) if other != axis))))
-            width, height = (spacing[other] for other in range(3) if other != axis)
-            grey = np.take(image, at, axis).T
+            across, up = (other for other in range(3) if other != axis)
+            at = int(np.argmax((truth > 0).sum(axis=(across, up))))
+            extent = (
+                -0.5 * spacing[across],
+                (image.shape[across] - 0.5) * spacing[across],
+                -0.5 * spacing[up],
+                (image.shape[up] - 0.5) * spacing[up],
+            )
             axes.imshow(
-                grey, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower", aspect=height / width,
+                np.take(image, at, axis).T,
+                cmap="gray",
+                vmin=low,
+                vmax=max(high, low + 1e-6),
+                origin="lower",
+                extent=extent,
                 interpolation="bilinear",
-            )  # fmt: skip
-            _outline(axes, np.take(truth, at, axis).T, TRUTH)
-            _outline(axes, np.take(prediction, at, axis).T, PREDICTION)
+            )
+            mesh = [np.arange(image.shape[other]) * spacing[other] for other in (across, up)]
+            # the truth is the wider line, so that it still shows where the prediction covers it
+            _outline(axes, mesh, np.take(truth, at, axis).T, TRUTH, 3.2)
+            _outline(axes, mesh, np.take(prediction, at, axis).T, PREDICTION, 1.3)
+            axes.set_xlim(centre[across] - half, centre[across] + half)
+            axes.set_ylim(centre[up] - half, centre[up] + half)
             axes.set_axis_off()
-            axes.set_title(name, color="#aab4bf", fontsize=8, fontweight="normal", pad=3)  # on black, in every theme
+            axes.set_title(
+                name, loc="center", color="#aab4bf", fontsize=8, fontweight="normal", pad=4
+            )  # on black, in every theme
         description = (
             f"Sagittal, coronal and axial slices of {case.id}; the truth is outlined in light blue and the prediction "
             f"in amber; their mean Dice is {case.dice:.3f}."
         )
         return to_svg(drawn, f"Truth and prediction of {case.id}", description)
-
-
-def _label(path: Path) -> tuple[Array, Affine]:
-    found, affine = read_label(path)
-    return np.asarray(found), affine
 
 
 def _upright(data: Array, affine: Affine) -> tuple[Array, tuple[float, ...]]:
@@ -77,18 +87,17 @@ def _upright(data: Array, affine: Affine) -> tuple[Array, tuple[float, ...]]:
     return turned, tuple(float(spacing[np.flatnonzero(orientation[:, 0] == axis)[0]]) for axis in range(3))
 
 
-def _box(mask: Array, spacing: tuple[float, ...]) -> tuple[slice, ...]:
-    """Where anything is, with a margin; everything where nothing is."""
-    box = []
+def _window(mask: Array, spacing: tuple[float, ...]) -> tuple[list[float], float]:
+    """Centre and half side in mm of a cube around what ``mask`` holds, with a margin; of all where it holds nothing."""
+    centre, extents = [], []
     for axis, step in enumerate(spacing):
         found = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        if not len(found):
-            return (slice(None),) * 3
-        margin = round(_MARGIN_MM / step)
-        box.append(slice(max(0, int(found[0]) - margin), int(found[-1]) + 1 + margin))
-    return tuple(box)
+        first, last = (found[0], found[-1]) if len(found) else (0, mask.shape[axis] - 1)
+        centre.append(float(first + last) / 2 * step)
+        extents.append(float(last - first + 1) * step)
+    return centre, max(extents) / 2 + _MARGIN_MM
 
 
-def _outline(axes: Axes, labels: Array, colour: str) -> None:
+def _outline(axes: Axes, mesh: list[Array], labels: Array, colour: str, width: float) -> None:
     for value in np.unique(labels[labels > 0]):
-        axes.contour(labels == value, levels=[0.5], colors=colour, linewidths=1.5)
+        axes.contour(*mesh, labels == value, levels=[0.5], colors=colour, linewidths=width)

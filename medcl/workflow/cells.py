@@ -45,7 +45,7 @@ class Commands:
 
     pretrain: Callable[[PretrainConfig], object]
     finetune: Callable[[FinetuneConfig], object]
-    predict: Callable[[Path, DataConfig, tuple[str, ...], Path, StudyPredictConfig], None]
+    predict: Callable[[FinetuneConfig, tuple[str, ...], Path, StudyPredictConfig], None]
     evaluate: Callable[[Path, DataConfig, tuple[str, ...], Path, StudyEvaluateConfig], None]
 
 
@@ -99,7 +99,7 @@ def run_cell(cell: Cell, data: StudyData, config: PipelineConfig, commands: Comm
         if stages.digest("predict") != predicted:
             shutil.rmtree(masks, ignore_errors=True)
         stages.note("predict", predicted, "begun")
-        commands.predict(cell.folder, cell.config.data, ids, masks, config.predict)
+        commands.predict(cell.config, ids, masks, config.predict)
         stages.note("predict", predicted, "finished")
         did = True
 

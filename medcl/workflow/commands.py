@@ -7,27 +7,29 @@ from pathlib import Path
 from medcl.config.data import DataConfig
 from medcl.config.finetune import FinetuneConfig
 from medcl.config.pipeline import StudyEvaluateConfig, StudyPredictConfig
+from medcl.config.predict import PredictConfig
 from medcl.config.pretrain import PretrainConfig
 from medcl.errors import DataError
 from medcl.evaluation import segmentation
 from medcl.records.layouts import open_data
-from medcl.records.manifest import Manifest
-from medcl.records.splits import Split, labelled_subset, split
+from medcl.records.splits import labelled_subset, split
 from medcl.workflow.cells import Commands, StudyData
+from medcl.workflow.finetune import finetune
 from medcl.workflow.plan import Plan
+from medcl.workflow.predict import predict
+from medcl.workflow.prepare import store_for
+from medcl.workflow.pretrain import pretrain
 
 
 def prepare_study(plan: Plan) -> StudyData:
     """Build the one store of a study and say which records it uses for what."""
-    from medcl.workflow.prepare import store_for
-
-    data, manifest, parts = study_data(plan)
+    data = study_data(plan)
     assert plan.data.store is not None
-    store_for(plan.data, plan.config.recipe, plan.data.store, (*parts.train, *parts.validation))
+    store_for(plan.data, plan.config.recipe, plan.data.store, (*data.train, *data.validation), plan.config.jobs)
     return data
 
 
-def study_data(plan: Plan) -> tuple[StudyData, Manifest, Split]:
+def study_data(plan: Plan) -> StudyData:
     """The records of each part and of every labelled subset. Raises DataError where there are too few."""
     config = plan.data
     manifest = open_data(config.path, config.labels)
@@ -38,26 +40,34 @@ def study_data(plan: Plan) -> tuple[StudyData, Manifest, Split]:
         )
         for cell in plan.cells
     }
-    return StudyData(manifest.digest, parts.train, parts.validation, parts.test, subsets), manifest, parts
+    return StudyData(manifest.digest, parts.train, parts.validation, parts.test, subsets)
 
 
 def pretrain_run(config: PretrainConfig) -> None:
     """`medcl pretrain --resume`."""
-    from medcl.workflow.pretrain import pretrain
-
     pretrain(config, resume=True, progress=False)
 
 
 def finetune_run(config: FinetuneConfig) -> None:
     """`medcl finetune --resume`."""
-    from medcl.workflow.finetune import finetune
-
     finetune(config, resume=True, progress=False)
 
 
-def predict_records(run: Path, data: DataConfig, ids: tuple[str, ...], masks: Path, config: StudyPredictConfig) -> None:
-    """Predict the volumes of ``ids`` into ``masks``, each named by its record."""
-    raise NotImplementedError
+def predict_records(run: FinetuneConfig, ids: tuple[str, ...], masks: Path, config: StudyPredictConfig) -> None:
+    """Predict the volumes of ``ids`` with the network of ``run`` into ``masks``, each named by its record."""
+    found = predict(
+        PredictConfig(
+            runs=(run.out,),
+            inputs=(run.data.path,),
+            out=masks,
+            ids=ids,
+            tta=config.tta,
+            device=run.trainer.device,
+            skip_existing=True,
+        )
+    )
+    if found.failed:
+        raise DataError([reason for reasons in found.failed.values() for reason in reasons])
 
 
 def evaluate_records(

@@ -119,7 +119,7 @@ def digest(*parts: Any) -> str:
 def merged(base: Any, over: Any) -> Any:
     """``over`` laid upon ``base``: mappings key by key, anything else replaced.
 
-    A mapping of numbers upon a list changes those items. A mapping whose ``name`` differs chooses another kind of
+    A mapping of numbers upon a list changes those items, counted from 0; null drops one. A mapping whose ``name`` differs chooses another kind of
     thing, so that it replaces ``base`` whole.
     """
     if isinstance(base, list) and isinstance(over, Mapping) and all(isinstance(key, int) for key in over):
@@ -128,7 +128,7 @@ def merged(base: Any, over: Any) -> Any:
             if not 0 <= index < len(result):
                 raise ConfigError(f"{index}: the list has {len(result)} items, counted from 0")
             result[index] = merged(result[index], value)
-        return result
+        return [item for item in result if item is not None]
     if not isinstance(base, Mapping) or not isinstance(over, Mapping):
         return over
     if "name" in base and over.get("name", base["name"]) != base["name"]:

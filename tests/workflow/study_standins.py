@@ -16,7 +16,6 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from medcl.config.data import DataConfig
 from medcl.config.finetune import FinetuneConfig
 from medcl.config.pipeline import StudyPredictConfig
 from medcl.config.pretrain import PretrainConfig
@@ -51,7 +50,7 @@ def write_cohort(folder: Path, volumes: int = 16, seed: int = 0) -> Path:
 
 
 def prepare(plan: Plan) -> StudyData:
-    return study_data(plan)[0]
+    return study_data(plan)
 
 
 def pretrain(config: PretrainConfig) -> None:
@@ -83,12 +82,11 @@ def finetune(config: FinetuneConfig) -> None:
             _append(run, {"stage": "finetune", "step": step, "loss": loss})
 
 
-def predict(run: Path, data: DataConfig, ids: tuple[str, ...], masks: Path, config: StudyPredictConfig) -> None:
-    _log(run, "predict")
-    settings = FinetuneConfig.model_validate(_config(run))
+def predict(settings: FinetuneConfig, ids: tuple[str, ...], masks: Path, config: StudyPredictConfig) -> None:
+    _log(settings.out, "predict")
     count = 64 if settings.data.labelled == "all" else settings.data.labelled
     skill = 1 - (0.6 if settings.init else 1.0) * (0.8 if settings.mixup else 1.0) * 0.9 / np.sqrt(count)
-    manifest = open_data(data.path, data.labels)
+    manifest = open_data(settings.data.path, settings.data.labels)
     masks.mkdir(parents=True, exist_ok=True)
     for number, record_id in enumerate(ids):
         rng = np.random.default_rng([number, settings.data.subset, settings.seed, 7])
@@ -135,9 +133,3 @@ def _log(folder: Path, command: str) -> None:
 def _append(run: RunFolder, row: dict[str, object]) -> None:
     with open(run.metrics, "a") as stream:
         stream.write(json.dumps(row) + "\n")
-
-
-def _config(run: Path) -> dict[str, object]:
-    import yaml
-
-    return yaml.safe_load((run / "config.yaml").read_text())

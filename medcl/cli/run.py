@@ -1,0 +1,49 @@
+"""`medcl run`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    pipeline: Annotated[
+        Path | None, typer.Argument(help="YAML file of a pipeline, or one that comes with medcl")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, such as data.path=scans/ out=runs/study jobs=2")
+    ] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the commented configuration and stop.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would run and stop.")] = False,
+) -> None:
+    """Run a pipeline: pretrain, then fine-tune, predict and score every cell of a grid, and write one page.
+
+    Run again, it skips what is finished and goes on with what was interrupted. A failed cell does not stop the others;
+    it is named at the end, and the exit code is 1.
+
+    Example: medcl run pipelines/hippocampus.yaml data.path=scans/ out=runs/hippocampus
+    """
+    from medcl.config.load import load_config
+    from medcl.config.pipeline import PipelineConfig
+    from medcl.config.shipped import find_config
+    from medcl.config.show import commented, commented_defaults
+
+    if print_config and pipeline is None:
+        print(commented_defaults(PipelineConfig), end="")
+        return
+    if pipeline is None:
+        raise typer.BadParameter("name a pipeline, such as pipelines/hippocampus.yaml", param_hint="PIPELINE")
+    config = load_config(PipelineConfig, find_config(pipeline), overrides or [])
+    if print_config:
+        print(commented(config), end="")
+        return
+
+    import medcl.objectives  # noqa: F401  (announces the objectives that arms may name)
+    from medcl.cli.study import run_and_report, show_plan
+
+    if dry_run:
+        show_plan(config)
+    elif run_and_report(config):
+        raise typer.Exit(1)

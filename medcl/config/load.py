@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,18 @@ Location = tuple[int | str, ...]
 
 _MAX_BYTES = 1 << 20
 _MAX_DEPTH = 40
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which only true and false are booleans: ``on``, ``no`` and their like stay words, as in YAML 1.2."""
+
+
+_BOOLEAN = "tag:yaml.org,2002:bool"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOLEAN]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOLEAN, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 
 
 class _Source:
@@ -40,14 +53,14 @@ class _Source:
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: cannot be read ({error})") from error
         try:
-            for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            for event in yaml.parse(text, Loader=_Loader):
                 if isinstance(event, yaml.AliasEvent) and event.start_mark:
                     line = event.start_mark.line + 1
                     raise ConfigError(f"{path}:{line}: YAML aliases are not allowed; write the value out")
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
+            node = yaml.compose(text, Loader=_Loader)
             if node is not None:
                 self._note_lines(node, ())
-            self.values = yaml.safe_load(text) if node is not None else {}
+            self.values = yaml.load(text, Loader=_Loader) if node is not None else {}
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -127,7 +140,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> list[Lo
             problems.append(f"'{override}' is not an override; write key=value, such as data.path=scans/")
             continue
         try:
-            value = yaml.safe_load(text) if text else None
+            value = yaml.load(text, Loader=_Loader) if text else None
         except yaml.YAMLError:
             value = text
         location: Location = tuple(int(part) if part.isdigit() else part for part in key.split("."))

@@ -49,6 +49,14 @@ def test_file_and_overrides(tmp_path: Path) -> None:
     assert config.recipe.spacing == (1, 1, 2)
 
 
+def test_only_true_and_false_are_booleans(tmp_path: Path) -> None:
+    text = MINIMAL.replace("path: scans", "path: on")
+    assert load_config(PretrainConfig, _written(tmp_path, text)).data.path == Path("on")
+    config = load_config(PretrainConfig, _written(tmp_path, MINIMAL), ["assume_aligned=true", "data.labels=no"])
+    assert config.assume_aligned is True
+    assert config.data.labels == Path("no")
+
+
 def test_objective_by_name_alone(tmp_path: Path) -> None:
     text = MINIMAL.replace("objective: {name: nt_xent, temperature: 0.2}", "weight: 1.0")
     config = load_config(PretrainConfig, _written(tmp_path, text), ["objective.name=nt_xent"])

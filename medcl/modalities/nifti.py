@@ -61,7 +61,7 @@ def _load(path: Path) -> Any:
     try:
         return nibabel.load(path)
     except _FAILURES as error:
-        raise DataError(f"{path}: not a readable NIfTI file ({_first_line(error)})") from error
+        raise DataError(f"{path}: not a readable NIfTI file (truncated, damaged or of another kind)") from error
 
 
 def _header(path: Path, image: Any) -> VolumeHeader:

@@ -243,6 +243,6 @@ def _write_index(folder: Path, recipe: Recipe, rows: Mapping[str, Row], seen: Se
             "format": FORMAT,
             "recipe": recipe.model_dump(mode="json"),
             "records": {record_id: {"key": row.key, "entry": row.entry} for record_id, row in rows.items()},
-            "seen": dict(seen),
+            "seen": dict(sorted(seen.items())),
         },
     )

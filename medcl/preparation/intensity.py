@@ -24,13 +24,18 @@ def normalise(data: Array, body: Array, rule: CTIntensity | MRIntensity) -> Arra
         if isinstance(rule, CTIntensity):
             (low, high), mean, std = rule.window, rule.mean, rule.std
         else:
-            inside = values[body]
-            low, high = (float(value) for value in np.percentile(inside, rule.percentiles))
-            inside = np.clip(inside, low, high)
-            mean, std = float(inside.mean(dtype=np.float64)), float(inside.std(dtype=np.float64))
-        contrast = std > 1e-6 * max(abs(low), abs(high), 1e-30)
-        out[channel] = (np.clip(values, low, high) - mean) / std if contrast else 0.0
+            low, high, mean, std = _measured(values[body], rule.percentiles)
+        out[channel] = (np.clip(values, low, high) - mean) / std
     return out
+
+
+def _measured(inside: Array, percentiles: tuple[float, float]) -> tuple[float, float, float, float]:
+    """Two percentiles of the values, and mean and deviation of the values clipped at them."""
+    low, high = (float(value) for value in np.percentile(inside, percentiles))
+    clipped = np.clip(inside, low, high)
+    mean, std = float(clipped.mean(dtype=np.float64)), float(clipped.std(dtype=np.float64))
+    without_contrast = std <= 1e-6 * max(abs(low), abs(high))  # rounding is all that varies
+    return (mean, mean, mean, 1.0) if without_contrast else (low, high, mean, std)
 
 
 def correct_bias(data: Array, affine: Affine, body: Array) -> Array:

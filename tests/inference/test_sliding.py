@@ -1,0 +1,75 @@
+"""Windows blend to what the network says of the whole; mirrored windows average to the mean of the flips."""
+
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from medcl.inference.sliding import mirrored_axes, predict_scores
+
+
+class _Encoder(nn.Module):
+    def __init__(self, spatial_dims: int) -> None:
+        super().__init__()
+        self.spatial_dims = spatial_dims
+
+
+class _Pointwise(nn.Module):
+    """Scores that depend on nothing but the voxel itself."""
+
+    def __init__(self, spatial_dims: int = 3) -> None:
+        super().__init__()
+        self.encoder = _Encoder(spatial_dims)
+        self.shapes: list[tuple[int, ...]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.shapes.append(tuple(x.shape))
+        return torch.cat([x[:, :1], -x[:, :1], x[:, 1:] * 0.5], 1)
+
+
+class _Neighbour(nn.Module):
+    """Scores that look to one side, so that no flip leaves them as they are."""
+
+    encoder = _Encoder(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, x.roll(1, 2) + 0.5 * x.roll(1, 3)], 1)
+
+
+@pytest.mark.parametrize("shape", [(20, 17, 9), (8, 8, 8), (5, 30, 3), (3, 2, 1)])
+@pytest.mark.parametrize("mirror", [(), (0, 2)])
+def test_windows_of_a_pointwise_network_give_its_own_probabilities(
+    shape: tuple[int, ...], mirror: tuple[int, ...]
+) -> None:
+    data = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    network = _Pointwise()
+    found = predict_scores(network, data, (8, 8, 8), batch=3, mirror=mirror)
+    torch.testing.assert_close(found, network(data[None])[0].softmax(0))
+    assert all(windows[2:] == (8, 8, 8) for windows in network.shapes[:-1])
+    assert max(windows[0] for windows in network.shapes) <= 3
+
+
+def test_two_dimensional_networks_see_slices() -> None:
+    data = torch.randn(2, 19, 12, 5, generator=torch.Generator().manual_seed(1))
+    network = _Pointwise(2)
+    found = predict_scores(network, data, (8, 8, 8), mirror=(0, 1, 2))
+    torch.testing.assert_close(found, network(data[None])[0].softmax(0))
+    assert all(windows[2:] == (8, 8) for windows in network.shapes[:-1])
+
+
+def test_mirroring_is_the_mean_over_all_flips() -> None:
+    data = torch.randn(1, 6, 6, 6, generator=torch.Generator().manual_seed(2))
+    network = _Neighbour()
+    expected = torch.zeros(2, 6, 6, 6)
+    for flip_x, flip_y in product((False, True), repeat=2):
+        axes = [2] * flip_x + [3] * flip_y
+        expected += network(data[None].flip(axes)).softmax(1).flip(axes)[0] / 4
+    torch.testing.assert_close(predict_scores(network, data, (6, 6, 6), mirror=(0, 1)), expected)
+    assert not torch.allclose(predict_scores(network, data, (6, 6, 6)), expected)
+
+
+def test_every_flip_comes_once() -> None:
+    assert mirrored_axes([]) == [()]
+    assert mirrored_axes([0, 2]) == [(), (2,), (4,), (2, 4)]
+    assert len(set(mirrored_axes([0, 1, 2]))) == 8

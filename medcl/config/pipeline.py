@@ -99,8 +99,6 @@ class PipelineConfig(Strict):
             raise ValueError(f"compare.baseline: no arm '{self.compare.baseline}'; the arms are {', '.join(self.arms)}")
         if self.compare.at is not None and self.compare.at not in self.grid.labelled:
             raise ValueError(f"compare.at: {self.compare.at} is not among grid.labelled")
-        if getattr(self.data, self.evaluate.on) == 0:
-            raise ValueError(f"data.{self.evaluate.on} is 0; say how many records to hold out for evaluate.on")
         return self
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,46 +72,53 @@ class Stages:
         return json.loads(self._path.read_text()) if self._path.is_file() else {}
 
 
-def pretraining_identity(pretraining: Pretraining, data: StudyData) -> str:
-    """A digest of what a pretraining computes."""
+def pretraining_digest(pretraining: Pretraining, data: StudyData) -> str:
+    """What a pretraining computes."""
     return identity(pretraining.config, data.digest)
 
 
-def run_pretraining(pretraining: Pretraining, data: StudyData, commands: Commands, root: Path) -> bool:
-    """Bring a pretraining to its end; False where it was there already."""
-    expected = pretraining_identity(pretraining, data)
-    return _train("pretrain", expected, pretraining.folder, root, lambda: commands.pretrain(pretraining.config))
-
-
-def run_cell(cell: Cell, data: StudyData, config: PipelineConfig, commands: Commands) -> bool:
-    """Bring a cell to its end: fine-tuned, its held-out records predicted and scored; False where it was already."""
-    start = pretraining_identity(cell.pretraining, data) if cell.pretraining else None
+def cell_digests(cell: Cell, data: StudyData, config: PipelineConfig) -> dict[str, str]:
+    """What each stage of a cell computes; a stage's digest holds that of the stage before."""
+    start = pretraining_digest(cell.pretraining, data) if cell.pretraining else None
     trained = identity(cell.config, data.digest, start)
-    did = _train("finetune", trained, cell.folder, config.out, lambda: commands.finetune(cell.config))
+    predicted = digest(trained, data.held_out(config.evaluate.on), config.predict.model_dump(mode="json"))
+    scored = digest(predicted, config.evaluate.model_dump(mode="json"))
+    return {"finetune": trained, "predict": predicted, "evaluate": scored}
+
+
+def is_finished(folder: Path, digests: Mapping[str, str]) -> bool:
+    """Whether ``folder`` holds the finished stages of these digests."""
+    stages = Stages(folder)
+    done = all(stages.is_finished(stage, digest) for stage, digest in digests.items())
+    return done and RunFolder(folder).is_finished()
+
+
+def run_pretraining(pretraining: Pretraining, data: StudyData, commands: Commands, root: Path) -> None:
+    """Bring a pretraining to its end."""
+    expected = pretraining_digest(pretraining, data)
+    _train("pretrain", expected, pretraining.folder, root, lambda: commands.pretrain(pretraining.config))
+
+
+def run_cell(cell: Cell, data: StudyData, config: PipelineConfig, commands: Commands) -> None:
+    """Bring a cell to its end: fine-tuned, its held-out records predicted and scored."""
+    digests = cell_digests(cell, data, config)
+    _train("finetune", digests["finetune"], cell.folder, config.out, lambda: commands.finetune(cell.config))
 
     ids = data.held_out(config.evaluate.on)
-    if not ids:
-        raise DataError(f"{config.data.path}: no {config.evaluate.on} records to score; set data.{config.evaluate.on}")
     stages = Stages(cell.folder)
     masks, scores = cell.folder / "masks", cell.folder / "scores.json"
-    predicted = digest(trained, ids, config.predict.model_dump(mode="json"))
-    if not stages.is_finished("predict", predicted):
-        if stages.digest("predict") != predicted:
+    if not stages.is_finished("predict", digests["predict"]):
+        if stages.digest("predict") != digests["predict"]:
             shutil.rmtree(masks, ignore_errors=True)
-        stages.note("predict", predicted, "begun")
+        stages.note("predict", digests["predict"], "begun")
         commands.predict(cell.config, ids, masks, config.predict)
-        stages.note("predict", predicted, "finished")
-        did = True
-
-    scored = digest(predicted, config.evaluate.model_dump(mode="json"))
-    if not stages.is_finished("evaluate", scored):
+        stages.note("predict", digests["predict"], "finished")
+    if not stages.is_finished("evaluate", digests["evaluate"]):
         commands.evaluate(masks, cell.config.data, ids, scores, config.evaluate)
-        stages.note("evaluate", scored, "finished")
-        did = True
-    return did
+        stages.note("evaluate", digests["evaluate"], "finished")
 
 
-def _train(stage: str, expected: str, folder: Path, root: Path, train: Callable[[], object]) -> bool:
+def _train(stage: str, expected: str, folder: Path, root: Path, train: Callable[[], object]) -> None:
     stages, run = Stages(folder), RunFolder(folder)
     if stages.digest(stage) != expected:
         _set_aside(folder, root)
@@ -120,10 +127,7 @@ def _train(stage: str, expected: str, folder: Path, root: Path, train: Callable[
         train()
         if not run.is_finished():
             raise DataError(f"{folder}: the {stage} ended before it was finished; run the same command again to go on")
-    if stages.is_finished(stage, expected):
-        return False
     stages.note(stage, expected, "finished")
-    return True
 
 
 def _set_aside(folder: Path, root: Path) -> None:

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Literal
@@ -20,16 +21,19 @@ from medcl.errors import MedclError
 
 State = Literal["finished", "skipped", "failed"]
 
+_PATIENCE_SECONDS = 30.0
+"""How long a process that was told to stop may take to write its checkpoint."""
+
 
 @dataclass(frozen=True)
 class Task:
-    """``function(*args)`` returns whether there was anything to do. ``after`` names a task that must succeed first.
+    """``function(*args)`` is to be called. ``after`` names a task that must succeed first.
 
     Function and arguments must be picklable; a task stands later in its list than the one it waits for.
     """
 
     name: str
-    function: Callable[..., bool]
+    function: Callable[..., object]
     args: tuple[Any, ...] = ()
     after: str | None = None
 
@@ -58,8 +62,8 @@ def attempt(task: Task) -> Outcome:
     """Run ``task`` in this process; whatever it raises becomes its outcome, but for being told to stop."""
     begun = time.monotonic()
     try:
-        state: State = "finished" if task.function(*task.args) else "skipped"
-        return Outcome(task.name, state, time.monotonic() - begun)
+        task.function(*task.args)
+        return Outcome(task.name, "finished", time.monotonic() - begun)
     except MedclError as error:
         return Outcome(task.name, "failed", time.monotonic() - begun, error.problems, traceback.format_exc())
     except Exception as error:
@@ -144,7 +148,12 @@ class _Worker:
         return outcome
 
     def stop(self) -> None:
+        """End the process: an idle one by word, a busy one by a signal that lets its training save itself."""
+        with suppress(OSError):
+            self._pipe.send(None)
         self._process.terminate()
+        self._process.join(_PATIENCE_SECONDS)
+        self._process.kill()
         self._process.join()
 
 
@@ -154,12 +163,8 @@ def _serve(pipe: Connection) -> None:
     assert parent is not None
     sentinel = parent.sentinel
     threading.Thread(target=lambda: (wait([sentinel]), os._exit(1)), daemon=True).start()
-    os.environ["OMP_NUM_THREADS"] = "1"
-    import torch
-
-    torch.set_num_threads(1)
-    while True:
-        task: Task = pipe.recv()
+    os.environ["OMP_NUM_THREADS"] = "1"  # before the first task brings torch and its like
+    while (task := pipe.recv()) is not None:
         try:
             pipe.send(attempt(task))
         except (SystemExit, KeyboardInterrupt):  # a run that was told to stop has saved itself, but is not finished

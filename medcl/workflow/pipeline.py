@@ -13,11 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from medcl.config.pipeline import PipelineConfig
+from medcl.errors import DataError
 from medcl.evaluation.scores import without_nan
 from medcl.files import write_json, write_text
 from medcl.reporting.study_page import write_study_page
 from medcl.runs import RunFolder
-from medcl.workflow.cells import Commands, StudyData, run_cell, run_pretraining
+from medcl.workflow.cells import (
+    Commands,
+    StudyData,
+    cell_digests,
+    is_finished,
+    pretraining_digest,
+    run_cell,
+    run_pretraining,
+)
 from medcl.workflow.lanes import Outcome, Task, run_tasks
 from medcl.workflow.plan import Cell, Plan, make_plan
 from medcl.workflow.study import Row, Scored, build_rows, read_scores, write_table
@@ -74,9 +83,14 @@ def run(
     folder = RunFolder(config.out)
     with folder.started("run", config, seed=config.grid.seeds[0], resume=True):
         data = prepare(plan)
+        if not data.held_out(config.evaluate.on):
+            on = config.evaluate.on
+            raise DataError(f"{config.data.path}: no {on} records to score; say in data.{on} how many to hold out")
         watcher.prepared(data)
-        outcomes = []
-        for outcome in run_tasks(_tasks(plan, data, commands), config.jobs, watcher.started):
+        tasks, outcomes = _tasks(plan, data, commands)
+        for outcome in outcomes:
+            watcher.ended(outcome)
+        for outcome in run_tasks(tasks, config.jobs, watcher.started):
             watcher.ended(outcome)
             _note_failure(config.out, outcome)
             outcomes.append(outcome)
@@ -89,14 +103,26 @@ def run(
     return Result(write_study_page(folder), tuple(rows), tuple(outcomes))
 
 
-def _tasks(plan: Plan, data: StudyData, commands: Commands) -> list[Task]:
-    """Pretrainings first, then cells that need none, so that no lane waits while there is something to do."""
+def _tasks(plan: Plan, data: StudyData, commands: Commands) -> tuple[list[Task], list[Outcome]]:
+    """What is left to do, and what was finished before.
+
+    Pretrainings come first, then cells that need none, so that no lane waits while there is something to do.
+    """
     root = plan.config.out
-    tasks = [Task(p.name, run_pretraining, (p, data, commands, root)) for p in plan.pretrainings]
+    tasks, finished = [], []
+    for pretraining in plan.pretrainings:
+        if is_finished(pretraining.folder, {"pretrain": pretraining_digest(pretraining, data)}):
+            finished.append(Outcome(pretraining.name, "skipped"))
+        else:
+            tasks.append(Task(pretraining.name, run_pretraining, (pretraining, data, commands, root)))
+    ahead = {task.name for task in tasks}
     for cell in sorted(plan.cells, key=lambda cell: cell.pretraining is not None):
-        before = cell.pretraining.name if cell.pretraining else None
+        if is_finished(cell.folder, cell_digests(cell, data, plan.config)):
+            finished.append(Outcome(cell.name, "skipped"))
+            continue
+        before = cell.pretraining.name if cell.pretraining and cell.pretraining.name in ahead else None
         tasks.append(Task(cell.name, run_cell, (cell, data, plan.config, commands), before))
-    return tasks
+    return tasks, finished
 
 
 def _note_failure(root: Path, outcome: Outcome) -> None:

@@ -32,8 +32,8 @@ def assemble(rows: Sequence[Row], patch: Sequence[int], *, labels: bool) -> View
     middle = (torch.tensor(solid, dtype=torch.float64) - 1) / 2
     appearances = [row.appearances for row in rows]
     return ViewPlan(
-        source=_read([row.entry.data for row in rows], regions, size, dims),
-        label=_read(labelled, regions, size, dims) if len(labelled) == len(rows) else None,
+        source=_read([row.entry.data for row in rows], regions, size, dims, np.float32),
+        label=_read(labelled, regions, size, dims, np.int16) if len(labelled) == len(rows) else None,
         source_affine=affines @ affine_about(torch.eye(3).expand(len(rows), 3, 3), torch.zeros(3), origin),
         transform=affine_about(matrices, middle, centres - origin[:, None]),
         displacement=_displacements(rows),
@@ -64,10 +64,12 @@ def _read(
     regions: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]],
     size: NDArray[np.int64],
     dims: int,
+    dtype: type[np.generic],
 ) -> Tensor:
-    read = [read_region(array, *region, size) for array, region in zip(arrays, regions, strict=True)]
-    stacked = torch.from_numpy(np.stack(read))
-    return stacked if dims == 3 else stacked[..., 0]
+    stacked = np.empty((len(arrays), *arrays[0].shape[:-3], *size), dtype)
+    for array, region, out in zip(arrays, regions, stacked, strict=True):
+        read_region(array, *region, out)
+    return torch.from_numpy(stacked if dims == 3 else stacked[..., 0])
 
 
 def _displacements(rows: Sequence[Row]) -> Tensor | None:

@@ -38,29 +38,28 @@ def draw_strengths(rng: np.random.Generator, config: IntensityConfig | None) -> 
     return strengths
 
 
-def augment(data: Tensor, strengths: dict[str, Tensor], bias: Tensor | None, noise_seed: Tensor) -> None:
+def augment(data: Tensor, strengths: dict[str, Tensor], bias: Tensor, noise_seed: Tensor) -> None:
     """Augment views ``data (N, C, *S)`` in place, in the order of ``IntensityConfig``.
 
     Args:
         strengths: ``(N,)`` per augmentation, as :func:`draw_strengths` names them.
-        bias: ``(N, *BIAS_POINTS)`` control values in [-1, 1], where a bias field may apply.
+        bias: ``(N, *BIAS_POINTS)`` control values in [-1, 1].
         noise_seed: ``(N,)``.
     """
     changed = {name: strengths[name] != neutral for name, neutral in NEUTRAL.items()}
     for rows in _some(changed["low_resolution"] | changed["blur"]):
         data[rows] = smooth(data[rows], strengths["low_resolution"][rows], strengths["blur"][rows])
-    if bias is not None:
-        for rows in _some(changed["bias_field"]):
-            data[rows] = shade(data[rows], strengths["bias_field"][rows], bias[rows])
+    for rows in _some(changed["bias_field"]):
+        data[rows] = shade(data[rows], strengths["bias_field"][rows], bias[rows])
     for rows in _some(changed["gamma"]):
         data[rows] = bend(data[rows], strengths["gamma"][rows])
     for rows in _some(changed["contrast"] | changed["brightness"]):
         data[rows] = stretch(data[rows], strengths["contrast"][rows], strengths["brightness"][rows])
+    noise = torch.empty_like(data[0])
     for row in changed["noise"].nonzero().flatten().tolist():
         # One generator a view: its noise does not depend on the views beside it.
         generator = torch.Generator(data.device).manual_seed(int(noise_seed[row]))
-        noise = torch.randn(data.shape[1:], generator=generator, device=data.device)
-        data[row].add_(noise.mul_(strengths["noise"][row]))
+        data[row].add_(noise.normal_(generator=generator).mul_(strengths["noise"][row]))
 
 
 def smooth(data: Tensor, factor: Tensor, sigma: Tensor) -> Tensor:
@@ -105,9 +104,9 @@ def _wide(strength: Tensor, like: Tensor) -> Tensor:
     return strength.reshape(-1, *[1] * (like.ndim - 1))
 
 
-def _some(changed: Tensor) -> tuple[Tensor, ...]:
-    """The rows to change: one at a time on a CPU, where a view then stays in its cache, else all at once."""
+def _some(changed: Tensor) -> list[slice] | list[Tensor]:
+    """The views to change: one at a time on a CPU, where a view then stays in the cache, else all at once."""
     rows = changed.nonzero().flatten()
-    if not len(rows):
-        return ()
-    return (rows,) if rows.is_cuda else rows.tensor_split(len(rows))
+    if changed.device.type == "cpu":
+        return [slice(row, row + 1) for row in rows.tolist()]
+    return [rows] if len(rows) else []

@@ -17,9 +17,10 @@ from medcl.views.centres import too_short
 from medcl.views.draws import draw_row
 from medcl.views.geometry import compose, spacing_of
 from medcl.views.intensity import augment
+from medcl.views.lookup import look_up
 from medcl.views.masking import grow
 from medcl.views.order import records_at
-from medcl.views.spatial import displaced_coordinates, resample, sampling_grid, upsample_displacement
+from medcl.views.spatial import displaced_coordinates, upsample_displacement
 from medcl.views.view import View, ViewPlan
 
 if TYPE_CHECKING:
@@ -105,57 +106,47 @@ class ViewSampler:
     def render(self, plan: ViewPlan, device: torch.device | str) -> tuple[View, ...]:
         """The views of ``plan``, one per slot, made on ``device``."""
         plan = plan.to(torch.device(device))
-        affine = compose(plan.source_affine[:, None], plan.transform)
-        data, label, coords = self._look_up(plan, affine)
         slots, geometries = plan.views, plan.transform.shape[1]
+        affine = compose(plan.source_affine[:, None], plan.transform)
+        coords, shift = self._displaced(plan, affine)
+        data, label = look_up(plan.source, plan.label, plan.transform, self.patch, shift)
         if geometries < slots:
-            data = data.expand(slots, *data.shape[1:])
-        data = data.contiguous()
+            data = data.expand(slots, *data.shape[1:]).contiguous()
         augment(
             data.flatten(0, 1),
             {name: strength.T.flatten() for name, strength in plan.strengths.items()},
-            None if plan.bias is None else plan.bias.transpose(0, 1).flatten(0, 1),
+            plan.bias.transpose(0, 1).flatten(0, 1),
             plan.noise_seed.T.flatten(),
         )
         hidden = None
         if plan.hidden is not None and self.config.masking is not None:
             hidden = grow(plan.hidden, self.config.masking.block, self.patch)
-        views = []
-        for slot in range(slots):
-            seen = min(slot, geometries - 1)
-            views.append(
-                View(
-                    data=data[slot],
-                    affine=affine[:, seen],
-                    box=plan.box,
-                    record=plan.record,
-                    slot=slot,
-                    label=None if label is None else label[seen],
-                    partition=plan.partition,
-                    position=plan.position[:, seen],
-                    mask=None if hidden is None else hidden[:, slot],
-                    coords=None if coords is None else coords[:, seen],
-                )
+        seen = [min(slot, geometries - 1) for slot in range(slots)]
+        return tuple(
+            View(
+                data=data[slot],
+                affine=affine[:, seen[slot]],
+                box=plan.box,
+                record=plan.record,
+                slot=slot,
+                label=None if label is None else label[seen[slot]],
+                partition=plan.partition,
+                position=plan.position[:, seen[slot]],
+                mask=None if hidden is None else hidden[:, slot],
+                coords=None if coords is None else coords[:, seen[slot]],
             )
-        return tuple(views)
+            for slot in range(slots)
+        )
 
-    def _look_up(self, plan: ViewPlan, affine: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Data ``(G, B, C, *S)``, labels ``(G, B, *S)`` and world coordinates ``(B, G, 3, *S)`` of the plan's geometries."""
-        geometries = plan.transform.shape[1]
-        size = plan.source.shape[2:]
-        shift = coords = None
-        if plan.displacement is not None and self.config.spatial is not None:
-            spacing = spacing_of(plan.source_affine)
-            distance = self.config.spatial.displacement_spacing
-            field = upsample_displacement(plan.displacement, self.patch, spacing, distance)
-            coords = displaced_coordinates(affine, plan.source_affine, field)
-            shift = field / spacing[:, : self.spatial_dims].float().reshape(len(field), 1, -1, *[1] * self.spatial_dims)
-        grid = sampling_grid(plan.transform, self.patch, size, shift)
-        data = resample(plan.source, grid, geometries, "bilinear")
-        if plan.label is None:
-            return data, None, coords
-        label = resample(plan.label[:, None], grid, geometries, "nearest")[:, :, 0].long()
-        return data, label, coords
+    def _displaced(self, plan: ViewPlan, affine: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """World coordinates ``(B, G, 3, *S)`` of displaced voxels and their shift ``(B, G, nd, *S)`` in source voxels."""
+        if plan.displacement is None or self.config.spatial is None:
+            return None, None
+        spacing = spacing_of(plan.source_affine)
+        field = upsample_displacement(plan.displacement, self.patch, spacing, self.config.spatial.displacement_spacing)
+        per_voxel = spacing[:, : self.spatial_dims].float()
+        shift = field / per_voxel.reshape(len(field), 1, self.spatial_dims, *[1] * self.spatial_dims)
+        return displaced_coordinates(affine, plan.source_affine, field), shift
 
     def _long_enough(self, parts: tuple[int, int, int]) -> tuple[str, ...]:
         short = [id for id in self.ids if too_short(self.store.open(id), parts)]

@@ -20,14 +20,12 @@ def region_of(lower: Floats, upper: Floats, shape: Sequence[int]) -> tuple[Ints,
     return first, np.clip(np.ceil(upper - 1e-6), first, last).astype(np.int64)
 
 
-def read_region(array: NDArray[Any], first: Ints, last: Ints, size: Ints) -> NDArray[np.float32]:
-    """Voxels ``first`` to ``last`` of ``array (..., X, Y, Z)``, continued by the last ones to ``size``, float32."""
+def read_region(array: NDArray[Any], first: Ints, last: Ints, out: NDArray[Any]) -> None:
+    """Voxels ``first`` to ``last`` of ``array (..., X, Y, Z)`` into ``out (..., *R)``, continued there by the last ones."""
     (x, y, z), (u, v, w) = first, last + 1
     read = array[..., x:u, y:v, z:w]
-    region = np.empty((*read.shape[:-3], *size), dtype=np.float32)
     u, v, w = read.shape[-3:]
-    region[..., :u, :v, :w] = read
-    for axis, count in enumerate(read.shape[-3:], start=-3):
-        along = np.moveaxis(region, axis, 0)
+    out[..., :u, :v, :w] = read
+    for axis, count in enumerate((u, v, w), start=-3):
+        along = np.moveaxis(out, axis, 0)
         along[count:] = along[count - 1]
-    return region

@@ -1,4 +1,4 @@
-"""Spatial augmentation: one composed map from view voxels to source voxels, one resampling."""
+"""Spatial augmentation: rotation, shear, zoom and flip as one matrix, and a smooth displacement field."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from medcl.config.views import SpatialConfig
 from medcl.views.smooth import cubic_basis, spread
@@ -87,55 +86,9 @@ def displaced_coordinates(affine: Tensor, source_affine: Tensor, field: Tensor) 
     return (coords + torch.einsum("bij,bgj...->bgi...", directions, field.double())).float()
 
 
-def sampling_grid(transform: Tensor, shape: Sequence[int], size: Sequence[int], shift: Tensor | None) -> Tensor:
-    """Where each view voxel lies in its source: the grid ``(B, G * X, Y[, Z], nd)`` float32 of ``grid_sample``.
-
-    Args:
-        transform: ``(B, G, 4, 4)`` float64, view voxel to source voxel.
-        shape: of the view.
-        size: of the source.
-        shift: ``(B, G, nd, *shape)`` displacement in source voxels, or None.
-    """
-    axes = len(shape)
-    # align_corners=True: voxel 0 is at -1, the last at 1. A source one voxel wide has only one place to look at.
-    scale = torch.tensor([2 / (n - 1) if n > 1 else 0.0 for n in size], dtype=torch.float64, device=transform.device)
-    matrix = transform[..., :axes, :axes] * scale[:, None]
-    origin = transform[..., :axes, 3] * scale - (scale > 0).double()
-    steps = [torch.arange(n, dtype=torch.float64, device=transform.device) for n in shape]
-    # grid_sample names the last spatial axis first. Each axis' term is exact in float64 and rounded once.
-    last = (matrix[..., -1].flip(-1)[..., None, :] * steps[-1][:, None]).float()
-    rest = origin.flip(-1)
-    for axis in range(axes - 1):
-        rest = rest[..., None, :] + _at(matrix[..., axis].flip(-1), axis) * steps[axis][:, None]
-    grid = rest.float()[..., None, :] + last.reshape(*last.shape[:2], *[1] * (axes - 1), *last.shape[2:])
-    if shift is not None:
-        grid += (shift * _column(scale.float(), axes)).flip(2).movedim(2, -1)
-    return grid.flatten(1, 2)
-
-
-def resample(source: Tensor, grid: Tensor, geometries: int, mode: str) -> Tensor:
-    """Look ``source (B, C, *R)`` up at ``grid``: ``(G, B, C, *S)``. Outside lies the nearest voxel of the border.
-
-    Continuing the border invents no edge that a network could tell a view's place from, needs no statistics of the
-    record, and is background wherever the volume ends in background.
-    """
-    seen = functional.grid_sample(source, grid, mode=mode, padding_mode="border", align_corners=True)
-    batch, channels, stacked = seen.shape[:3]
-    return seen.reshape(batch, channels, geometries, stacked // geometries, *seen.shape[3:]).movedim(2, 0)
-
-
 def _rotation(angles: Floats) -> Floats:
     (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
     return np.asarray(about_z @ about_y @ about_x)
-
-
-def _at(vector: Tensor, axis: int) -> Tensor:
-    """``vector (B, G, nd)`` with ``axis + 1`` spatial axes of size 1 before the last."""
-    return vector.reshape(*vector.shape[:2], *[1] * (axis + 1), vector.shape[-1])
-
-
-def _column(values: Tensor, axes: int) -> Tensor:
-    return values.reshape(-1, *[1] * axes)

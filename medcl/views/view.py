@@ -74,7 +74,7 @@ class ViewPlan(_Tensors):
 
     Attributes:
         source: ``(B, C, *R)`` float32, the part of each record that its views can see.
-        label: ``(B, *R)`` float32 whole numbers, or None.
+        label: ``(B, *R)`` int16, or None.
         source_affine: ``(B, 4, 4)`` float64, source voxel to world millimetres.
         transform: ``(B, G, 4, 4)`` float64, view voxel to source voxel.
         displacement: ``(B, G, nd, *K)`` float32 control values in millimetres along the record's axes, or None.
@@ -91,7 +91,7 @@ class ViewPlan(_Tensors):
     transform: Tensor
     displacement: Tensor | None
     strengths: dict[str, Tensor]
-    bias: Tensor | None
+    bias: Tensor
     noise_seed: Tensor
     hidden: Tensor | None
     record: Tensor

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import nibabel
 import numpy as np
@@ -204,7 +205,8 @@ def _disagreement(first: VolumeHeader, other: VolumeHeader) -> str | None:
     return None
 
 
-def _reader(path: Path):  # type: ignore[no-untyped-def]  # one of three modules with the same two functions
+def _reader(path: Path) -> ModuleType:
+    """The module that reads ``path``; all three have ``read_header``, ``read_voxels`` and ``files_of``."""
     name = path.name.lower()
     if name.endswith(nifti.SUFFIXES):
         return nifti

@@ -9,9 +9,9 @@ from medcl.modalities.itk import set_ras_affine
 from medcl.preparation.recipe import CTIntensity, MRIntensity
 from medcl.types import Affine, Array
 
-# N4 as in the volumetric spec 3.1: fitted on an image shrunken to about this many voxels along an axis.
+# N4 as in the volumetric spec 3.1: fitted on an image shrunken to at least this many voxels along an axis.
 N4_FITTING_LEVELS, N4_ITERATIONS, N4_CONVERGENCE = 4, 50, 0.001
-N4_FITTED_SIDE = 64
+N4_FITTED_SIDE = 40
 
 
 def normalise(data: Array, body: Array, rule: CTIntensity | MRIntensity) -> Array:

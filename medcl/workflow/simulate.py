@@ -85,7 +85,7 @@ def _anatomy() -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.flo
     grey = datasets.load_mni152_gm_template(resolution=2).get_fdata(dtype=np.float32)
     white = datasets.load_mni152_wm_template(resolution=2).get_fdata(dtype=np.float32)
     inside = ndimage.binary_fill_holes(grey + white > 0.3)
-    inside = ndimage.binary_closing(inside, iterations=4)
+    inside = ndimage.binary_dilation(ndimage.binary_closing(inside, iterations=4), iterations=2)
     fluid = np.clip(inside - grey - white, 0, 1)
     intensity = template.get_fdata(dtype=np.float32)
     return intensity / intensity.max(), np.stack([grey, white, fluid]).astype(np.float32), np.asarray(template.affine)

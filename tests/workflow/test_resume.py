@@ -42,7 +42,13 @@ def _command(name: str, config: dict, cohort: Path, out: Path, tmp_path: Path, *
     path = tmp_path / f"{name}.yaml"
     path.write_text(yaml.safe_dump(config))
     trainer = ["trainer.checkpoint_every=4", "trainer.log_every=1", "trainer.threads=1", "trainer.device=cpu"]
-    data = [f"data.path={cohort}", f"data.store={tmp_path / 'store'}", "data.test=2", "recipe.patch=[16,16,16]", f"out={out}"]
+    data = [
+        f"data.path={cohort}",
+        f"data.store={tmp_path / 'store'}",
+        "data.test=2",
+        "recipe.patch=[16,16,16]",
+        f"out={out}",
+    ]
     return [sys.executable, "-m", "medcl.cli.main", name, str(path), *data, *trainer, *extra]
 
 
@@ -81,7 +87,9 @@ def _start_and_stop(command: list[str], out: Path, rows: int, number: int) -> in
         ("finetune", FINETUNE, ["data.labelled=2", "data.validation=2", "trainer.ema=0.9", "trainer.accumulate=2"], 11),
     ],
 )
-def test_killed_and_resumed(name: str, config: dict, extra: list[str], killed_at: int, small_cohort: Path, tmp_path: Path) -> None:
+def test_killed_and_resumed(
+    name: str, config: dict, extra: list[str], killed_at: int, small_cohort: Path, tmp_path: Path
+) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     _run(_command(name, config, small_cohort, whole, tmp_path, *extra))
     command = _command(name, config, small_cohort, broken, tmp_path, *extra)

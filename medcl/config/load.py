@@ -108,6 +108,11 @@ def load_config(model: type[Model], path: Path | str | None = None, overrides: S
     return validate(model, values, source, overridden)
 
 
+def read_values(path: Path | str) -> dict[str, Any]:
+    """The plain values of a configuration file, unchecked. Raises ConfigError where it is not one."""
+    return migrated(_Source(Path(path)).values, Path(path))
+
+
 def validate(
     model: type[Model], values: Mapping[str, Any], source: _Source | None = None, overridden: Iterable[Location] = ()
 ) -> Model:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from medcl.reporting.figures import GRID, MUTED, SERIES, figure, to_svg
 
@@ -38,7 +38,7 @@ class Panel:
 PRETRAINING = (
     Panel("Loss, as a share of its all-equal value", {"loss_over_all_equal": "loss"}, level=1.0),
     Panel("Loss", {"loss": "loss"}),
-    Panel("Similarity of codes", {"positive": "positives", "negative": "negatives"}),
+    Panel("Cosine similarity of codes", {"positive_cosine": "positives", "negative_cosine": "negatives"}),
     Panel("Effective rank of codes", {"effective_rank": "rank"}),
 )
 FINETUNING = (
@@ -111,6 +111,7 @@ def curve_figure(
                 )
         if len(named) > 1 and not overlaid:
             axes.legend(loc="best", fontsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         axes.set_xlabel("step")
         axes.set_title(title or panel.title)
         return to_svg(drawn, f"{panel.title}: {owner}", _in_words(lines))

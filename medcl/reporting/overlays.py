@@ -33,7 +33,7 @@ class Overlay:
 
 
 def overlay_figure(case: Overlay) -> Markup:
-    """Three planes, each where the truth is largest, in one square window around what is segmented.
+    """Three planes, each where the truth is largest, in one square window around it.
 
     Axes are turned to right-anterior-superior: the patient's right is on the right, anterior and superior are up.
     """
@@ -42,7 +42,7 @@ def overlay_figure(case: Overlay) -> Markup:
     truth, _ = _upright(*read_label(case.truth))
     prediction, _ = _upright(*read_label(case.prediction))
     low, high = np.percentile(image, (0.5, 99.5))
-    centre, half = _window((truth > 0) | (prediction > 0), spacing)
+    centre, half = _window(truth > 0 if truth.any() else prediction > 0, spacing)
     with figure("normal", 2.55, columns=3) as (drawn, panels):
         for axes, (name, axis) in zip(panels, _PLANES, strict=True):
             across, up = (other for other in range(3) if other != axis)

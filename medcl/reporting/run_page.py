@@ -45,6 +45,7 @@ def _headline(rows: list[dict[str, Any]]) -> dict[str, str]:
         "loss_over_all_equal": ("loss over its all-equal value", "{:.2f}"),
         "effective_rank": ("effective rank", "{:.1f}"),
         "step": ("steps", "{:.0f}"),
+        "data_wait": ("of the time waiting for data", "{:.0%}"),
     }
     found = {}
     for column, (label, form) in shown.items():

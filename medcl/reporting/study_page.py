@@ -54,6 +54,7 @@ def write_study_page(run: RunFolder) -> Path:
         efficiency=efficiency,
         difference=difference,
         groups=_groups(study),
+        shares=any(row["share"] is not None for row in study["rows"]),
         series=series_of(list(study["arms"]), study["baseline"]),
         pretraining=_pretraining(run, study),
         finetuning=_finetuning(run, study),

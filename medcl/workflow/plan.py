@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from medcl.config.data import DataConfig
 from medcl.config.finetune import FinetuneConfig
-from medcl.config.load import validate
+from medcl.config.load import read_values, validate
 from medcl.config.pipeline import PipelineConfig
 from medcl.config.pretrain import PretrainConfig
 from medcl.config.shipped import find_config
@@ -177,7 +175,8 @@ def _resolve(
         raise ConfigError([f"{where[key]}.{key}: is set by the pipeline for every arm" for key in forbidden])
     try:
         given = merged(shared, section)
-        values = merged(_read(given.pop("config", None)), given)
+        base = given.pop("config", None)
+        values = merged(read_values(find_config(base)) if base else {}, given)
     except ConfigError as error:
         raise ConfigError([f"arms.{arm}.{stage}: {problem}" for problem in error.problems]) from None
     values |= {"recipe": config.recipe, **({"encoder": config.encoder} if config.encoder else {}), **own}
@@ -195,12 +194,3 @@ def _placed(problem: str, where: Mapping[str, str], otherwise: str) -> str:
     if key == "configuration":
         return otherwise + problem.removeprefix("configuration")
     return f"{where.get(key, otherwise)}.{problem}"
-
-
-def _read(path: str | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    values = yaml.safe_load(find_config(path).read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected keys and values at the top level")
-    return values

@@ -64,8 +64,8 @@ def pretrain(config: PretrainConfig) -> None:
                 row = {
                     "loss": 2 + 2 * fading,
                     "loss_over_all_equal": 0.5 + 0.5 * fading + 0.02 * rng.normal(),
-                    "positive": 0.9 - 0.2 * fading + 0.02 * rng.normal(),
-                    "negative": 0.5 * fading + 0.02 * rng.normal(),
+                    "positive_cosine": 0.9 - 0.2 * fading + 0.02 * rng.normal(),
+                    "negative_cosine": 0.5 * fading + 0.02 * rng.normal(),
                     "effective_rank": 2 + 60 * (1 - fading) + rng.normal(),
                 }
                 _append(run, {"stage": stage.name, "step": step, **row})

@@ -77,4 +77,6 @@ def crop_to(x: Tensor, like: Tensor) -> Tensor:
     """``x`` without the cells at the end of its axes that ``like`` does not have; ``x`` itself where sizes agree."""
     if x.shape[2:] == like.shape[2:]:
         return x
-    return x[(..., *(slice(size) for size in like.shape[2:]))]
+    for axis, size in enumerate(like.shape[2:], start=2):
+        x = x.narrow(axis, 0, size)
+    return x

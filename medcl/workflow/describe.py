@@ -69,10 +69,10 @@ def _run(run: RunFolder) -> list[Section]:
     rows += [(name, str(facts[name])) for name in ("python", "platform", "cpus", "git") if facts.get(name)]
     rows += [(f"version of {name}", str(version)) for name, version in facts.get("versions", {}).items()]
     sections = [Section(f"run {run.path}", tuple(rows))]
-    lists = [(name, value) for name, value in facts.items() if isinstance(value, list) and name != "argv"]
+    lists = [(name, value) for name, value in facts.items() if isinstance(value, list) and value and name != "argv"]
     if lists:
-        rows = [(name, str(len(value)), _some(value)) for name, value in lists]
-        sections.append(Section("records", tuple(rows), ("set", "count", "ids")))
+        counted = tuple((name, str(len(value)), _some(value)) for name, value in lists)
+        sections.append(Section("records", counted, ("set", "count", "ids")))
     if run.config.is_file():
         config = yaml.safe_load(run.config.read_text(encoding="utf-8")) or {}
         sections.append(Section("configuration (config.yaml)", _pairs(config)))

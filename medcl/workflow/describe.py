@@ -81,11 +81,11 @@ def _run(run: RunFolder) -> list[Section]:
         sections.append(Section(f"last of {len(metrics)} logged rows", _pairs(metrics[-1])))
     file = run.weights / "weights.safetensors"
     if file.is_file():
-        sections += _weights(file)
+        sections += _weights(file, training=False)  # its configuration stands above
     return sections
 
 
-def _weights(file: Path) -> list[Section]:
+def _weights(file: Path, *, training: bool = True) -> list[Section]:
     from medcl.weights.keys import part_of  # these import torch; a data set is described without it
     from medcl.weights.read import read_sheet, read_tensors
 
@@ -116,7 +116,7 @@ def _weights(file: Path) -> list[Section]:
     ]
     sections = [Section(f"weights {file.parent}", tuple(made)), _levels(card, sheet.recipe), contents]
     sections.append(_recipe(sheet.recipe))
-    if card.training:
+    if training and card.training:
         sections.append(Section("trained with", _pairs(card.training)))
     return sections
 

@@ -21,19 +21,20 @@ def assemble(rows: Sequence[Row], patch: Sequence[int], *, labels: bool) -> View
     """Read what ``rows`` see of their records and stack everything. Labels only if every record has one."""
     dims = len(patch)
     solid = (*patch, *[1] * (3 - dims))
-    regions = [_region(row, solid) for row in rows]
+    regions = [_region(row, patch) for row in rows]
     size = np.max([last - first + 1 for first, last in regions], axis=0)
     labelled = [row.entry.label for row in rows if row.entry.label is not None] if labels else []
     affines = torch.from_numpy(np.stack([np.asarray(row.entry.affine, dtype=np.float64) for row in rows]))
     boxes = torch.from_numpy(np.stack([np.asarray(row.entry.box, dtype=np.float64) for row in rows]))
-    origin = torch.from_numpy(np.stack([first for first, _ in regions])).double()
+    firsts = [first for first, _ in regions]
+    origin = torch.from_numpy(np.stack(firsts)).double()
     centres = _stack([[geometry.centre for geometry in row.geometries] for row in rows])
     matrices = _stack([[geometry.matrix for geometry in row.geometries] for row in rows])
     middle = (torch.tensor(solid, dtype=torch.float64) - 1) / 2
     appearances = [row.appearances for row in rows]
     return ViewPlan(
-        source=_read([row.entry.data for row in rows], regions, size, dims, np.float32),
-        label=_read(labelled, regions, size, dims, np.int16) if len(labelled) == len(rows) else None,
+        source=_read([row.entry.data for row in rows], firsts, size, dims, np.float32),
+        label=_read(labelled, firsts, size, dims, np.int16) if len(labelled) == len(rows) else None,
         source_affine=affines @ affine_about(torch.eye(3).expand(len(rows), 3, 3), torch.zeros(3), origin),
         transform=affine_about(matrices, middle, centres - origin[:, None]),
         displacement=_displacements(rows),
@@ -52,23 +53,24 @@ def assemble(rows: Sequence[Row], patch: Sequence[int], *, labels: bool) -> View
     )
 
 
-def _region(row: Row, solid: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _region(row: Row, patch: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     spacing = np.linalg.norm(np.asarray(row.entry.affine)[:3, :3], axis=0)
+    solid = (*patch, *[1] * (3 - len(patch)))
     seen = [geometry.seen(solid, spacing) for geometry in row.geometries]
     lower, upper = np.min([low for low, _ in seen], axis=0), np.max([high for _, high in seen], axis=0)
-    return region_of(lower, upper, row.entry.data.shape[1:])
+    return region_of(lower, upper, len(patch))
 
 
 def _read(
     arrays: Sequence[NDArray[Any]],
-    regions: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]],
+    firsts: Sequence[NDArray[np.int64]],
     size: NDArray[np.int64],
     dims: int,
     dtype: type[np.generic],
 ) -> Tensor:
     stacked = np.empty((len(arrays), *arrays[0].shape[:-3], *size), dtype)
-    for array, region, out in zip(arrays, regions, stacked, strict=True):
-        read_region(array, *region, out)
+    for array, first, out in zip(arrays, firsts, stacked, strict=True):
+        read_region(array, first, out)
     return torch.from_numpy(stacked if dims == 3 else stacked[..., 0])
 
 

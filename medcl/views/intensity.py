@@ -5,6 +5,8 @@ Every function takes views ``(n, C, *S)`` and one strength a view ``(n,)``, and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -47,8 +49,10 @@ def augment(data: Tensor, strengths: dict[str, Tensor], bias: Tensor, noise_seed
         noise_seed: ``(N,)``.
     """
     changed = {name: strengths[name] != neutral for name, neutral in NEUTRAL.items()}
-    for rows in _some(changed["low_resolution"] | changed["blur"]):
-        data[rows] = smooth(data[rows], strengths["low_resolution"][rows], strengths["blur"][rows])
+    softened = changed["low_resolution"] | changed["blur"]
+    filters = smoothing(strengths["low_resolution"], strengths["blur"], data.shape[2:]) if softened.any() else []
+    for rows in _some(softened):
+        data[rows] = spread(data[rows], [matrix[rows, None] for matrix in filters])
     for rows in _some(changed["bias_field"]):
         data[rows] = shade(data[rows], strengths["bias_field"][rows], bias[rows])
     for rows in _some(changed["gamma"]):
@@ -62,10 +66,12 @@ def augment(data: Tensor, strengths: dict[str, Tensor], bias: Tensor, noise_seed
         data[row].add_(noise.normal_(generator=generator).mul_(strengths["noise"][row]))
 
 
-def smooth(data: Tensor, factor: Tensor, sigma: Tensor) -> Tensor:
-    """Resolution lowered by ``factor`` and then a Gaussian blur of ``sigma`` voxels, as one linear map an axis."""
-    matrices = [(gaussian_matrix(sigma, size) @ coarsening_matrix(factor, size))[:, None] for size in data.shape[2:]]
-    return spread(data, matrices)
+def smoothing(factor: Tensor, sigma: Tensor, shape: Sequence[int]) -> list[Tensor]:
+    """Resolution lowered by ``factor (n,)``, then a Gaussian blur of ``sigma (n,)`` voxels: a matrix ``(n, S, S)`` an axis."""
+    blurs = [gaussian_matrix(sigma, size) for size in shape]
+    if bool((factor == NEUTRAL["low_resolution"]).all()):
+        return blurs
+    return [blur @ coarsening_matrix(factor, size) for blur, size in zip(blurs, shape, strict=True)]
 
 
 def shade(data: Tensor, amplitude: Tensor, controls: Tensor) -> Tensor:

@@ -70,10 +70,10 @@ class ViewPlan(_Tensors):
     """Everything a batch of views depends on, drawn and read: rendering it draws nothing but noise from given seeds.
 
     G is the number of geometries: 1 where all V slots share one, else V. R is the size of the source regions, common
-    to the batch; a region that ends at the volume's border is continued by its last voxels.
+    to the batch; beyond a volume's border a region continues its outermost voxels.
 
     Attributes:
-        source: ``(B, C, *R)`` float32, the part of each record that its views can see.
+        source: ``(B, C, *R)`` float32, all that the views of each record see.
         label: ``(B, *R)`` int16, or None.
         source_affine: ``(B, 4, 4)`` float64, source voxel to world millimetres.
         transform: ``(B, G, 4, 4)`` float64, view voxel to source voxel.

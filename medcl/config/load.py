@@ -201,8 +201,9 @@ def _without_tags(location: Location, values: Any) -> Location:
     kept: list[int | str] = []
     for index, part in enumerate(location):
         is_last = index == len(location) - 1
-        if (isinstance(values, dict) and part in values) or (isinstance(values, list) and isinstance(part, int) and part < len(values)):
-            values = values[part]
+        inside: Any = range(len(values)) if isinstance(values, list) else values
+        if isinstance(values, dict | list) and part in inside:
+            values = values[part]  # type: ignore[index]
         elif not is_last and isinstance(values, dict) and values.get("name") == part:
             continue
         kept.append(part)

@@ -69,6 +69,8 @@ def test_unknown_command_and_missing_file(tmp_path: Path) -> None:
 
 
 def test_shipped_configuration_is_found_from_anywhere(tmp_path: Path) -> None:
-    done = _medcl("pretrain", "configs/pretrain/hippocampus.yaml", "--print-config", "data.path=x", "out=y", cwd=tmp_path)
+    done = _medcl(
+        "pretrain", "configs/pretrain/hippocampus.yaml", "--print-config", "data.path=x", "out=y", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert "stages:" in done.stdout

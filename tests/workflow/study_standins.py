@@ -22,7 +22,7 @@ from medcl.config.pretrain import PretrainConfig
 from medcl.records.layouts import open_data
 from medcl.runs import RunFolder
 from medcl.workflow.cells import Commands, StudyData
-from medcl.workflow.commands import evaluate_records, study_data
+from medcl.workflow.held_out import evaluate_records, study_data
 from medcl.workflow.plan import Plan
 
 
@@ -122,7 +122,7 @@ def _misbehave(folder: Path) -> None:
 
 
 def _root(folder: Path) -> Path:
-    return next(parent for parent in folder.parents if parent.name in ("cells", "pretrain")).parent.parent
+    return next(parent for parent in folder.parents if parent.name in ("cells", "pretrain")).parent
 
 
 def _log(folder: Path, command: str) -> None:

@@ -1,0 +1,322 @@
+"""A pipeline resumes, skips, repeats what changed, and survives what fails. Real processes; training is a stand-in."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import medcl.objectives  # noqa: F401  (arms name objectives)
+from medcl.config.load import validate
+from medcl.config.pipeline import PipelineConfig
+from medcl.errors import ConfigError, DataError
+from medcl.workflow.pipeline import Result, Watcher, run
+from medcl.workflow.plan import make_plan
+
+sys.path.insert(0, str(Path(__file__).parent))
+import study_standins
+
+STAGE = {"name": "global", "steps": 20, "terms": [{"objective": "nt_xent"}]}
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return study_standins.write_cohort(tmp_path_factory.mktemp("cohort") / "data")
+
+
+def pipeline(cohort: Path, out: Path, **changes: object) -> PipelineConfig:
+    values: dict[str, object] = {
+        "name": "small",
+        "out": out,
+        "data": {"path": cohort, "test": 4, "validation": 2},
+        "finetune": {"steps": 20},
+        "arms": {
+            "scratch": {},
+            "pretrained": {"pretrain": {"stages": [STAGE]}},
+            "mixed": {"pretrain": {"stages": [STAGE]}, "finetune": {"mixup": 0.1}},
+        },
+        "grid": {"labelled": [2, "all"], "subsets": 2},
+        "compare": {"resamples": 200},
+    }
+    return validate(PipelineConfig, {**values, **changes})
+
+
+def go(config: PipelineConfig) -> Result:
+    return run(config, study_standins.prepare, study_standins.COMMANDS)
+
+
+def states(result: Result) -> dict[str, str]:
+    return {outcome.name: outcome.state for outcome in result.outcomes}
+
+
+def only(cohort: Path, out: Path, **changes: object) -> PipelineConfig:
+    """One arm, two cells."""
+    return pipeline(cohort, out, arms={"scratch": {}}, grid={"labelled": [2], "subsets": 2}, **changes)
+
+
+class TestPlan:
+    def test_a_grid_has_every_combination_and_all_has_one_subset(self, cohort: Path, tmp_path: Path) -> None:
+        plan = make_plan(pipeline(cohort, tmp_path, grid={"labelled": [1, 2, "all"], "subsets": 3, "seeds": [0, 1]}))
+        assert len(plan.cells) == 3 * 2 * (3 + 3 + 1)
+        assert len({cell.folder for cell in plan.cells}) == len(plan.cells)
+        cell = next(cell for cell in plan.cells if cell.name == "cells/mixed/n2-s1-r1")
+        assert (cell.config.data.labelled, cell.config.data.subset, cell.config.seed) == (2, 1, 1)
+        assert cell.config.mixup == 0.1
+        assert cell.config.init == tmp_path / "pretrain" / "pretrained"
+
+    def test_arms_with_the_same_pretraining_share_it(self, cohort: Path, tmp_path: Path) -> None:
+        assert [p.name for p in make_plan(pipeline(cohort, tmp_path)).pretrainings] == ["pretrain/pretrained"]
+
+    def test_a_pretraining_for_every_seed(self, cohort: Path, tmp_path: Path) -> None:
+        grid = {"labelled": [2], "subsets": 1, "seeds": [3, 4], "pretrain_per_seed": True}
+        plan = make_plan(pipeline(cohort, tmp_path, grid=grid))
+        assert [p.config.seed for p in plan.pretrainings] == [3, 4]
+        for cell in plan.cells:
+            assert cell.pretraining is None or cell.pretraining.config.seed == cell.seed
+
+    def test_shared_sections_files_and_arms_are_laid_over_each_other(self, cohort: Path, tmp_path: Path) -> None:
+        arms = {
+            "both": {"pretrain": {"stages": {0: {"steps": 7}}}},
+            "first": {"pretrain": {"stages": {1: None}}},
+            "other": {"pretrain": {"config": "configs/pretrain/hippocampus_masked.yaml"}},
+        }
+        shared = {"config": "configs/pretrain/hippocampus.yaml", "trainer": {"log_every": 3}}
+        plan = make_plan(pipeline(cohort, tmp_path, arms=arms, pretrain=shared))
+        both, first, other = (p.config for p in plan.pretrainings)
+        assert [stage.name for stage in both.stages] == ["global", "local"]
+        assert both.stages[0].steps == 7
+        assert both.stages[0].terms == first.stages[0].terms
+        assert [stage.name for stage in first.stages] == ["global"]
+        assert [stage.name for stage in other.stages] == ["masked"]
+        assert {config.trainer.log_every for config in (both, first, other)} == {3}
+        assert both.trainer.checkpoint_every == 250, "a mapping is laid over key by key"
+
+    def test_every_wrong_key_of_every_arm_is_named_before_anything_runs(self, cohort: Path, tmp_path: Path) -> None:
+        arms = {
+            "a": {"finetune": {"stepz": 3}},
+            "b": {"pretrain": {"stages": [{**STAGE, "steps": 0}]}, "finetune": {"init": "x"}},
+            "c": {"pretrain": {"stages": [STAGE], "out": "elsewhere"}},
+        }
+        with pytest.raises(ConfigError) as caught:
+            go(pipeline(cohort, tmp_path, arms=arms, finetune={"batch": 0}))
+        text = "\n".join(caught.value.problems)
+        assert "arms.a.finetune.stepz: no such key; did you mean 'steps'?" in text
+        assert "finetune.batch: " in text
+        assert "arms.b.pretrain.stages.0.steps: " in text
+        assert "arms.c.pretrain.out: is set by the pipeline" in text
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"compare": {"baseline": "scrach"}}, "no arm 'scrach'"),
+            ({"compare": {"at": 8}}, "8 is not among grid.labelled"),
+            ({"grid": {"labelled": [2, 2]}}, "names a value twice"),
+            ({"arms": {"With Space": {}}}, "pattern"),
+        ],
+    )
+    def test_inconsistent_pipelines_are_refused(
+        self, cohort: Path, tmp_path: Path, changes: dict[str, object], said: str
+    ) -> None:
+        with pytest.raises(ConfigError, match=said):
+            pipeline(cohort, tmp_path, **changes)
+
+    @pytest.mark.parametrize(
+        "shipped", sorted(Path(__file__).parents[2].glob("pipelines/*.yaml")), ids=lambda p: p.stem
+    )
+    def test_shipped_pipelines_resolve_and_are_short(self, shipped: Path) -> None:
+        from medcl.config.load import load_config
+
+        assert make_plan(load_config(PipelineConfig, shipped)).cells
+        assert len(shipped.read_text().splitlines()) < 60
+
+
+class TestRunning:
+    def test_a_study_end_to_end_then_skipped_then_repeated_where_it_changed(self, cohort: Path, tmp_path: Path) -> None:
+        config = pipeline(cohort, tmp_path)
+        result = go(config)
+        assert set(states(result).values()) == {"finished"}
+        assert len(result.outcomes) == 1 + 3 * 3
+        table = list(csv.DictReader((tmp_path / "table.csv").open()))
+        assert [(row["labelled"], row["arm"]) for row in table] == [
+            (count, arm) for count in ("2", "all") for arm in ("scratch", "pretrained", "mixed")
+        ]
+        assert json.loads((tmp_path / "run.json").read_text())["status"] == "finished"
+        assert result.page.is_file()
+        study = json.loads((tmp_path / "study.json").read_text())
+        assert len(study["data"]["subsets"]["n2-s0"]) == 2
+        assert len(study["data"]["subsets"]["all"]) == 16 - 4 - 2
+
+        before = study_standins.calls(tmp_path)
+        assert before.count("finetune mixed/n2-s0-r0") == 1
+        again = go(config)
+        assert set(states(again).values()) == {"skipped"}
+        assert study_standins.calls(tmp_path) == before, "finished cells are not run again"
+        assert again.rows == result.rows
+
+        # another tolerance: scored again, nothing trained; another mixup: that arm only
+        config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"tolerance": 2.0})})
+        go(config)
+        assert study_standins.calls(tmp_path) == before
+        arms = {**config.arms, "mixed": config.arms["mixed"].model_copy(update={"finetune": {"mixup": 0.4}})}
+        changed = states(go(config.model_copy(update={"arms": arms})))
+        assert {name for name, state in changed.items() if state == "finished"} == {
+            f"cells/mixed/{place}" for place in ("n2-s0-r0", "n2-s1-r0", "nall-s0-r0")
+        }
+        kept = list((tmp_path / "replaced").glob("*/cells/mixed/n2-s0-r0/config.yaml"))
+        assert len(kept) == 1, "a run of another configuration is moved aside, not deleted"
+
+    def test_a_pretraining_that_changed_repeats_what_starts_from_it(self, cohort: Path, tmp_path: Path) -> None:
+        arms = {"pretrained": {"pretrain": {"stages": [STAGE]}}}
+        grid = {"labelled": [2], "subsets": 1}
+        go(pipeline(cohort, tmp_path, arms=arms, grid=grid))
+        arms = {"pretrained": {"pretrain": {"stages": [{**STAGE, "steps": 30}]}}}
+        assert set(states(go(pipeline(cohort, tmp_path, arms=arms, grid=grid))).values()) == {"finished"}
+
+    def test_a_moved_study_and_moved_data_are_not_run_again(self, cohort: Path, tmp_path: Path) -> None:
+        data = shutil.copytree(cohort, tmp_path / "here")
+        go(only(data, tmp_path / "one"))
+        (tmp_path / "one").rename(tmp_path / "two")
+        data.rename(tmp_path / "there")
+        moved = go(only(tmp_path / "there", tmp_path / "two"))
+        assert set(states(moved).values()) == {"skipped"}
+
+    @pytest.mark.parametrize("jobs", [1, 2])
+    def test_a_failed_cell_takes_no_other_with_it_and_is_tried_again(
+        self, cohort: Path, tmp_path: Path, jobs: int
+    ) -> None:
+        config = only(cohort, tmp_path, jobs=jobs)
+        (tmp_path / "misbehave.json").write_text(json.dumps({"fail": "scratch/n2-s0-r0"}))
+        result = go(config)
+        assert states(result) == {"cells/scratch/n2-s0-r0": "failed", "cells/scratch/n2-s1-r0": "finished"}
+        assert result.failures[0].problems == ("RuntimeError: the stand-in was asked to fail",)
+        assert "Traceback" in (tmp_path / "cells/scratch/n2-s0-r0/error.txt").read_text()
+        assert [row.subsets for row in result.rows] == [1]
+        assert "asked to fail" in result.page.read_text()
+        (tmp_path / "misbehave.json").unlink()
+        assert set(states(go(config)).values()) == {"finished", "skipped"}
+        assert not (tmp_path / "cells/scratch/n2-s0-r0/error.txt").exists()
+
+    def test_a_killed_worker_fails_its_cell_only(self, cohort: Path, tmp_path: Path) -> None:
+        (tmp_path / "misbehave.json").write_text(json.dumps({"die": "scratch/n2-s0-r0"}))
+        result = go(only(cohort, tmp_path, jobs=2))
+        assert states(result) == {"cells/scratch/n2-s0-r0": "failed", "cells/scratch/n2-s1-r0": "finished"}
+        assert "killed" in result.failures[0].problems[0]
+
+    def test_cells_of_a_failed_pretraining_are_not_run(self, cohort: Path, tmp_path: Path) -> None:
+        config = pipeline(cohort, tmp_path, grid={"labelled": [2], "subsets": 1})
+        commands = study_standins.COMMANDS.__class__(
+            _refuse, *(getattr(study_standins.COMMANDS, name) for name in ("finetune", "predict", "evaluate"))
+        )
+        result = run(config, study_standins.prepare, commands)
+        assert states(result)["cells/scratch/n2-s0-r0"] == "finished"
+        blocked = [outcome for outcome in result.failures if outcome.name.startswith("cells/")]
+        assert {outcome.problems for outcome in blocked} == {("not run: pretrain/pretrained failed",)}
+        assert len(blocked) == 2
+
+    def test_no_records_to_score_is_a_clear_error(self, cohort: Path, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"no test records to score; say in data\.test"):
+            go(only(cohort, tmp_path, data={"path": cohort}))
+
+    def test_a_watcher_hears_of_every_run(self, cohort: Path, tmp_path: Path) -> None:
+        heard: list[str] = []
+
+        class Listener(Watcher):
+            def started(self, name: str) -> None:
+                heard.append(f"started {name}")
+
+            def ended(self, outcome: object) -> None:
+                heard.append(f"ended {outcome.name}")
+
+        run(only(cohort, tmp_path), study_standins.prepare, study_standins.COMMANDS, Listener())
+        assert heard == [f"{word} cells/scratch/n2-s{n}-r0" for n in (0, 1) for word in ("started", "ended")]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_killed_and_run_again_a_pipeline_goes_on(cohort: Path, tmp_path: Path, jobs: int) -> None:
+    out = tmp_path / "study"
+    out.mkdir()
+    (out / "misbehave.json").write_text(json.dumps({"dawdle": "scratch/n2-s1-r0"}))
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        f"sys.path[:0] = [{str(Path(__file__).parent)!r}]\n"
+        "import medcl.objectives, study_standins\n"
+        "from medcl.config.load import validate\n"
+        "from medcl.config.pipeline import PipelineConfig\n"
+        "from medcl.workflow.pipeline import run\n"
+        "if __name__ == '__main__':\n"
+        f"    config = validate(PipelineConfig, {only(cohort, out, jobs=jobs).model_dump(mode='json', exclude_unset=True)!r})\n"
+        "    run(config, study_standins.prepare, study_standins.COMMANDS)\n"
+    )
+    process = subprocess.Popen([sys.executable, script], stderr=subprocess.DEVNULL)
+    worker = int(_wait_for(out / "dawdling"))
+    if jobs == 2:
+        _wait_for(out / "cells/scratch/n2-s0-r0/scores.csv")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    _wait_until_gone(worker)
+    assert json.loads((out / "run.json").read_text())["status"] == "running"
+
+    (out / "misbehave.json").unlink()
+    result = run(only(cohort, out), study_standins.prepare, study_standins.COMMANDS)
+    assert states(result) == {"cells/scratch/n2-s0-r0": "skipped", "cells/scratch/n2-s1-r0": "finished"}
+    assert [row.subsets for row in result.rows] == [2]
+
+
+def test_rows_are_means_over_cells_with_paired_differences(cohort: Path, tmp_path: Path) -> None:
+    result = go(pipeline(cohort, tmp_path))
+    cells = {cell["folder"]: cell for cell in json.loads((tmp_path / "study.json").read_text())["cells"]}
+
+    def dice(arm: str, place: str) -> np.ndarray:
+        return np.array(list(cells[f"cells/{arm}/{place}"]["dice"].values()))
+
+    rows = {(row.arm, row.labelled): row for row in result.rows}
+    places = ("n2-s0-r0", "n2-s1-r0")
+    means = [dice("mixed", place).mean() for place in places]
+    row = rows["mixed", 2]
+    assert row.dice == pytest.approx(np.mean(means))
+    assert row.sd == pytest.approx(np.std(means, ddof=1))
+    assert row.difference == pytest.approx(np.mean([(dice("mixed", p) - dice("scratch", p)).mean() for p in places]))
+    assert row.difference_low <= row.difference <= row.difference_high
+    assert row.low <= row.dice <= row.high
+    assert row.share == pytest.approx(row.dice / rows["scratch", "all"].dice)
+    assert (row.subsets, row.seeds, row.pairs, row.cases) == (2, 1, 2, 4)
+    assert rows["scratch", 2].difference is None
+    assert rows["scratch", "all"].sd is None
+    assert (tmp_path / "table.md").read_text().count("\n") == 2 + 6
+
+
+def _refuse(config: object) -> None:
+    raise DataError("the stand-in cannot pretrain")
+
+
+def _wait_for(file: Path, seconds: float = 60) -> str:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if file.is_file() and (text := file.read_text()):
+            return text
+        time.sleep(0.05)
+    raise AssertionError(f"{file} did not appear")
+
+
+def _wait_until_gone(pid: int, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        if Path(f"/proc/{pid}/stat").is_file() and " Z " in Path(f"/proc/{pid}/stat").read_text():
+            return
+        time.sleep(0.05)
+    raise AssertionError("the worker outlived the pipeline")

@@ -11,10 +11,10 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from medcl.evaluation.scores import Evaluation, SummaryRow
+    from medcl.evaluation.scores import Evaluation, Metric, Outcome, SummaryRow
     from medcl.evaluation.statistics import Interval
 
-_COLUMNS = {
+_COLUMNS: dict[Metric, tuple[str, str]] = {
     "dice": ("Dice", "{:.3f}"),
     "surface_dice": ("surface\nDice", "{:.3f}"),
     "hd95_mm": ("HD95\nmm", "{:.2f}"),
@@ -22,7 +22,7 @@ _COLUMNS = {
     "relative_volume_error": ("volume\nerror %", "{:.1%}"),
 }
 
-_OUTCOMES = {
+_OUTCOMES: dict[Outcome, str] = {
     "missed": "missed (Dice 0, HD95 = image diagonal)",
     "spurious": "predicted where the truth has none (Dice 0, HD95 = image diagonal)",
     "absent": "in neither mask (left out)",

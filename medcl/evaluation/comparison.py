@@ -80,7 +80,7 @@ def compare(
         )
     rows = [
         ComparisonRow(label, name, {m: _compared(baseline, other, shared, m, label, resamples, seed) for m in metrics})
-        for label, name in {None: "mean", **baseline.labels}.items()
+        for label, name in [(None, "mean"), *baseline.labels.items()]
     ]
     return Comparison(
         baseline=names[0],
@@ -112,15 +112,15 @@ def _compared(
         values = dict(zip(evaluation.ids, evaluation.values(metric, label), strict=True))
         columns.append(np.array([values[case_id] for case_id in shared]))
     subject_of = dict(zip(baseline.ids, baseline.subjects, strict=True))
-    known = ~np.isnan(columns)
-    paired, lonely = known.all(axis=0), known.any(axis=0) & ~known.all(axis=0)
+    known = ~np.isnan(np.stack(columns))
+    paired = known[0] & known[1]
     a, b = (column[paired] for column in columns)
-    subjects = [subject_of[case_id] for case_id, keep in zip(shared, paired, strict=True) if keep]
+    subjects = [subject_of[shared[index]] for index in np.flatnonzero(paired)]
     return ComparedMetric(
         baseline=float(a.mean()) if a.size else float("nan"),
         other=float(b.mean()) if b.size else float("nan"),
         difference=paired_difference(b, a, subjects, resamples=resamples, seed=seed),
-        unpaired=int(lonely.sum()),
+        unpaired=int((known[0] ^ known[1]).sum()),
     )
 
 

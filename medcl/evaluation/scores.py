@@ -20,6 +20,7 @@ from medcl.types import Array
 Metric = Literal["dice", "hd95_mm", "surface_dice", "volume_error_ml", "relative_volume_error", "volume_bias_ml"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 Outcome = Literal["scored", "absent", "missed", "spurious"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 _FORMAT = "medcl evaluation 1"
 
 
@@ -112,13 +113,13 @@ class Evaluation:
     def summary(self, *, resamples: int = 2000, seed: int = 0) -> list[SummaryRow]:
         """The case means first, then every class: means over cases with 95 % bootstrap intervals over subjects."""
         rows = []
-        for label, name in {None: "mean", **self.labels}.items():
+        for label, name in [(None, "mean"), *self.labels.items()]:
             metrics = {
                 metric: bootstrap_mean(self.values(metric, label), self.subjects, resamples=resamples, seed=seed)
                 for metric in METRICS
             }
             chosen = [s for case in self.cases for value, s in case.classes.items() if label in (None, value)]
-            counts = {name: sum(scores.outcome == name for scores in chosen) for name in get_args(Outcome)}
+            counts = {outcome: sum(scores.outcome == outcome for scores in chosen) for outcome in OUTCOMES}
             rows.append(SummaryRow(label, name, metrics, counts))
         return rows
 
@@ -172,7 +173,6 @@ class Evaluation:
 
 
 _DERIVED = ("volume_bias_ml", "volume_error_ml", "relative_volume_error")
-_NUMBERS = tuple(field.name for field in fields(ClassScores) if field.name != "outcome")
 
 
 def _class_document(scores: ClassScores) -> dict[str, Any]:
@@ -185,10 +185,13 @@ def _case_document(case: CaseScores) -> dict[str, Any]:
 
 
 def _class_from(document: Mapping[str, Any]) -> ClassScores:
-    if document["outcome"] not in get_args(Outcome):
+    if document["outcome"] not in OUTCOMES:
         raise ValueError(document["outcome"])
-    numbers = {name: None if document[name] in (None, "") else float(document[name]) for name in _NUMBERS}
-    return ClassScores(outcome=document["outcome"], **numbers)
+    dice, hd95, surface = (
+        None if document[name] in (None, "") else float(document[name]) for name in ("dice", "hd95_mm", "surface_dice")
+    )
+    volumes = float(document["prediction_ml"]), float(document["truth_ml"])
+    return ClassScores(document["outcome"], dice, hd95, surface, *volumes)
 
 
 def _from_json(text: str) -> Evaluation:

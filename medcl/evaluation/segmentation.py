@@ -14,7 +14,7 @@ from scipy import ndimage
 from medcl.errors import DataError
 from medcl.evaluation.matching import Pair, match_masks
 from medcl.evaluation.metrics import diagonal_mm, dice, surface_distances, voxel_ml
-from medcl.evaluation.scores import ABSENT, CaseScores, ClassScores, Evaluation
+from medcl.evaluation.scores import ABSENT, CaseScores, ClassScores, Evaluation, Outcome
 from medcl.modalities.header import corner_distance, spacing_of
 from medcl.modalities.volume import read_label
 from medcl.types import Affine, Array
@@ -65,7 +65,8 @@ def evaluate(
     """
     matches = match_masks(Path(prediction), Path(truth), ids)
     names = {value: name for value, name in (labels or matches.label_names).items() if value != 0}
-    cases, problems = [], []
+    cases: list[CaseScores] = []
+    problems: list[str] = []
     for done, result in enumerate(_scored(partial(_score_pair, tolerance=tolerance), matches.pairs, workers), 1):
         if isinstance(result, CaseScores):
             cases.append(result)
@@ -139,7 +140,7 @@ def _score_class(
     predicted, true = prediction[box] == label, truth[box] == label
     volumes = [float(np.count_nonzero(mask)) * voxel_ml(affine) for mask in (predicted, true)]
     if predicted_box is None or true_box is None:
-        outcome = "missed" if predicted_box is None else "spurious"
+        outcome: Outcome = "missed" if predicted_box is None else "spurious"
         return ClassScores(outcome, 0.0, diagonal_mm(truth.shape, affine), 0.0, *volumes)
     distances = surface_distances(predicted, true, affine)
     return ClassScores("scored", dice(predicted, true), distances.hd95(), distances.surface_dice(tolerance), *volumes)

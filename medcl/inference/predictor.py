@@ -95,8 +95,9 @@ class Predictor:
         """What :func:`restore` takes: the members' mean probabilities on the prepared grid, its affine, the source."""
         prepared = prepare(volume, members[0].recipe)
         data = torch.from_numpy(prepared.data)
-        total = sum(
-            predict_scores(
+        total = torch.zeros(())
+        for member in members:
+            total = total + predict_scores(
                 member.segmenter,
                 data,
                 member.window,
@@ -104,8 +105,6 @@ class Predictor:
                 mirror=member.mirror,
                 device=self.device,
             )
-            for member in members
-        )
         return (total / len(members)).numpy(), prepared.affine, prepared.source
 
 

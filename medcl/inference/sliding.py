@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 import torch
-from monai.inferers import sliding_window_inference
+from monai.inferers.utils import sliding_window_inference
 from torch import Tensor
 
 from medcl.encoders.segmenter import Segmenter

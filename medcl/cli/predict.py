@@ -37,8 +37,15 @@ def command(
 
     from medcl.config.load import validate
     from medcl.config.predict import PredictConfig
+    from medcl.errors import ConfigError
 
     runs = [path for path in paths if _is_run(path)]
+    if not runs:
+        raise ConfigError(
+            f"{paths[0]}: neither a run nor weights; name the out= of medcl finetune first, then the scans"
+        )
+    if len(runs) == len(paths):
+        raise ConfigError(f"no scans to segment; name volumes, folders or DICOM series after {runs[-1]}")
     values = {"runs": runs, "inputs": [path for path in paths if path not in runs], "out": out, "device": device}
     options = {"tta": tta, "probabilities": probabilities, "batch": batch, "skip_existing": skip_existing}
     config = validate(PredictConfig, {**values, **options})

@@ -86,9 +86,10 @@ def test_what_cannot_be_is_said_before_anything_is_written(scans: Path, trained:
     out = tmp_path / "masks"
     no_run = run.invoke(app, ["predict", str(scans), "--out", str(out)])
     assert isinstance(no_run.exception, ConfigError)
-    assert "runs" in str(no_run.exception)
+    assert "neither a run nor weights" in str(no_run.exception)
     no_input = run.invoke(app, ["predict", str(trained), "--out", str(out)])
     assert isinstance(no_input.exception, ConfigError)
+    assert "no scans to segment" in str(no_input.exception)
     (tmp_path / "broken" / "weights").mkdir(parents=True)
     (tmp_path / "broken" / "run.json").write_text("{}")
     broken = run.invoke(app, ["predict", str(tmp_path / "broken"), str(scans), "--out", str(out)])

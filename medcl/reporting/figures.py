@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from markupsafe import Markup
@@ -27,7 +28,7 @@ SERIES = tuple(f"#01020{n}" for n in range(8))
 
 _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper"}
 _VARIABLES |= {colour: f"--series-{n}" for n, colour in enumerate(SERIES)}
-_STYLE = {
+_STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.edgecolor": MUTED,
@@ -61,11 +62,11 @@ _WIDTHS = {"normal": 7.4, "panel": 3.9, "half": 4.9}
 
 
 @contextmanager
-def figure(width: str, height: float, columns: int = 1, **kwargs: object) -> Iterator[tuple[Figure, Sequence[Axes]]]:
+def figure(width: str, height: float, columns: int = 1) -> Iterator[tuple[Figure, Sequence[Axes]]]:
     """A figure of a named ``width`` (panel, half, normal) and ``height`` inches, with its axes in a row."""
     with mpl.rc_context(_STYLE):
         drawn = Figure(figsize=(_WIDTHS[width], height), layout="constrained")
-        yield drawn, drawn.subplots(1, columns, squeeze=False, **kwargs)[0]
+        yield drawn, drawn.subplots(1, columns, squeeze=False)[0]
 
 
 def to_svg(drawn: Figure, title: str, description: str) -> Markup:

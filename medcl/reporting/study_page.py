@@ -129,7 +129,7 @@ def _shown_cell(study: Study, best: Mapping[str, Any] | None) -> Mapping[str, An
     """The cell whose masks are shown: of the best row, the one of median Dice, so that it flatters nobody."""
     if best is None:
         return None
-    cells = [
+    cells: list[Mapping[str, Any]] = [
         cell
         for cell in study["cells"]
         if cell["dice"] and (cell["arm"], cell["labelled"]) == (best["arm"], best["labelled"])
@@ -145,7 +145,7 @@ def _cases(run: RunFolder, study: Study, cell: Mapping[str, Any]) -> list[dict[s
         return []
     chosen = {"best": ranked[-1], "median": ranked[(len(ranked) - 1) // 2], "worst": ranked[0]}
     data = yaml.safe_load(run.config.read_text(encoding="utf-8"))["data"]
-    rival = next(
+    rival: Mapping[str, float] = next(
         (
             other["dice"]
             for other in study["cells"]

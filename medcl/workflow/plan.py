@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from medcl.config.data import DataConfig
 from medcl.config.finetune import FinetuneConfig
 from medcl.config.load import read_values, validate
-from medcl.config.pipeline import PipelineConfig
+from medcl.config.pipeline import Labelled, PipelineConfig
 from medcl.config.pretrain import PretrainConfig
 from medcl.config.shipped import find_config
 from medcl.errors import ConfigError
@@ -50,7 +50,7 @@ class Cell:
     """One fine-tuning of the grid: an arm with a labelled count, a labelled subset and a seed."""
 
     arm: str
-    labelled: int | str
+    labelled: Labelled
     subset: int
     seed: int
     config: FinetuneConfig

@@ -67,6 +67,8 @@ class RunFolder:
 
     def record(self, **facts: Any) -> None:
         """Add ``facts`` to ``run.json``."""
+        if not is_first_process():
+            return
         current = json.loads(self.facts.read_text()) if self.facts.is_file() else {}
         write_json(self.facts, {**current, **facts})
 
@@ -77,8 +79,12 @@ class RunFolder:
         """Own the folder while a command runs: lock it, write config and facts, note how it ended.
 
         Raises ConfigError if another process uses the folder, or if it holds a run of another configuration
-        (unless ``resume``), so that nothing is overwritten silently.
+        (unless ``resume``), so that nothing is overwritten silently. In a training on several processes only the first
+        one writes; the others just work.
         """
+        if not is_first_process():
+            yield self
+            return
         text = dump_config(config)
         if not resume and self.config.is_file() and self.config.read_text() != text and self.is_finished():
             raise ConfigError(
@@ -120,6 +126,11 @@ class RunFolder:
         with open(self.path / ".lock", "w") as handle:
             _lock(handle, self.path)
             yield
+
+
+def is_first_process() -> bool:
+    """False in the further processes that a distributed training starts; its launcher numbers them by these names."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 def dump_config(config: BaseModel | Mapping[str, Any]) -> str:

@@ -48,8 +48,8 @@ class TermConfig(Strict):
     objective: AnyObjective | None = Field(None, description="default: the top-level objective")
     at: str = Field(
         "pooled",
-        pattern=r"^(pooled|encoder\.\d+|decoder\.\d+)$",
-        description="pooled, encoder.K (fine to coarse) or decoder.K (coarse to fine)",
+        pattern=r"^(pooled|encoder\.\d+|decoder\.(\d+|last))$",
+        description="pooled, encoder.K (fine to coarse) or decoder.K (coarse to fine; decoder.last)",
     )
     head: HeadConfig = ProjectionHeadConfig()
     weight: NonNegativeFloat = 1.0

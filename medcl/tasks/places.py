@@ -1,4 +1,7 @@
-"""Places in a network that a term may be attached to: ``pooled``, ``encoder.K`` (fine to coarse), ``decoder.K`` (coarse to fine)."""
+"""Places in a network that a term may be attached to: ``pooled``, ``encoder.K`` (fine to coarse), ``decoder.K`` (coarse to fine).
+
+``decoder.last`` is the map at the input's resolution, whatever the depth of the network.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,11 @@ from torch import Tensor
 
 from medcl.encoders.volume import Encoder
 from medcl.errors import ConfigError
+
+
+def numbered(encoder: Encoder, place: str) -> str:
+    """``place`` with ``last`` written as the number of the network's last decoder block."""
+    return place.replace("decoder.last", f"decoder.{len(encoder.decoder_channels) - 1}")
 
 
 def channels_at(encoder: Encoder, place: str) -> int:

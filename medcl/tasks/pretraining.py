@@ -18,7 +18,7 @@ from medcl.errors import ConfigError
 from medcl.objectives.codes import Codes
 from medcl.objectives.output import LossOutput
 from medcl.seeds import derive_seed
-from medcl.tasks.places import channels_at, decoder_depth, features_at
+from medcl.tasks.places import channels_at, decoder_depth, features_at, numbered
 from medcl.tasks.rendered import RenderedTask
 from medcl.views.sampler import ViewSampler
 from medcl.views.view import View
@@ -30,9 +30,9 @@ class Term(nn.Module):
     def __init__(self, config: TermConfig, objective: ObjectiveConfig, encoder: Encoder) -> None:
         super().__init__()
         self.name = objective.name
-        self.at = config.at
+        self.at = numbered(encoder, config.at)
         self.weight = config.weight
-        self.head = build_head(config.head, channels_at(encoder, config.at), encoder.spatial_dims)
+        self.head = build_head(config.head, channels_at(encoder, self.at), encoder.spatial_dims)
         self.objective = objective.build(self.head.out_channels, encoder.spatial_dims)
 
 
@@ -73,7 +73,7 @@ class PretrainTask(RenderedTask):
         self.terms = nn.ModuleList(
             Term(term, objective, encoder) for term, objective in zip(stage.terms, objectives, strict=True)
         )
-        self.depth = decoder_depth([term.at for term in stage.terms])
+        self.depth = decoder_depth([str(term.at) for term in self.terms])
         self.register_buffer("subjects", subjects, persistent=False)
         self.latest: list[LossOutput] = []
         self.recent_codes: deque[Tensor] = deque(maxlen=16)
@@ -148,6 +148,7 @@ class PretrainTask(RenderedTask):
             record=first.record,
             subject=self.subjects[first.record],
             partition=torch.stack([view.partition for view in batch]) if has_partitions else None,
+            parts=self.sampler.parts,
             position=torch.stack([view.position for view in batch]),
             affine=torch.stack([view.affine for view in batch]),
             image=torch.stack([view.data for view in batch]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from pathlib import Path
 from types import FrameType
@@ -10,8 +11,6 @@ from typing import Any
 
 import lightning
 from lightning.pytorch.callbacks import Callback
-
-from medcl.files import atomic_path
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +59,13 @@ class Checkpointer(Callback):
             trainer.should_stop = True
 
     def _save(self, trainer: lightning.Trainer) -> None:
-        if trainer.world_size > 1:  # every rank takes part; rank zero writes
-            trainer.save_checkpoint(self.path)
-            return
-        with atomic_path(self.path) as part:
-            trainer.save_checkpoint(part)
+        """Every process takes part; the first one writes, beside the old checkpoint, and then replaces it."""
+        part = self.path.with_name(f".part-{self.path.name}")
+        trainer.save_checkpoint(part)
+        if trainer.is_global_zero:
+            with open(part, "rb") as stream:
+                os.fsync(stream.fileno())
+            os.replace(part, self.path)
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         for number, handler in self._previous.items():

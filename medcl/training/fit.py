@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from medcl.config.training import TrainerConfig
 from medcl.errors import DataError
-from medcl.runs import RunFolder
+from medcl.runs import RunFolder, is_first_process
 from medcl.tasks.rendered import RenderedTask
 from medcl.tasks.segmentation import SegmentationTask
 from medcl.training.best import KeepBest
@@ -48,7 +48,8 @@ def fit(
         torch.set_num_threads(config.threads)
     path = checkpoint_path(run, stage)
     resumable = resume and path.is_file()
-    rewind(run, stage, _step_of(path) if resumable else 0)
+    if is_first_process():
+        rewind(run, stage, _step_of(path) if resumable else 0)
     checkpointer = Checkpointer(path, config.checkpoint_every)
     monitor = Monitor(config.log_every, stage)
     best = KeepBest() if keep_best or validate_every else None
@@ -87,9 +88,10 @@ def fit(
     if best is not None and keep_best:
         best.restore(task)
         run.record(best_step=best.step, best_validation_dice=best.score)
-    if monitor.warnings:
-        run.record(warnings=[*run.read_facts().get("warnings", []), *monitor.warnings])
-    write_csv(run)
+    if is_first_process():
+        if monitor.warnings:
+            run.record(warnings=[*run.read_facts().get("warnings", []), *monitor.warnings])
+        write_csv(run)
     return True
 
 

@@ -12,13 +12,14 @@ from medcl.encoders.build import build_encoder
 from medcl.encoders.segmenter import Segmenter
 from medcl.errors import DataError
 from medcl.reporting.run_page import write_page
-from medcl.runs import RunFolder
+from medcl.runs import RunFolder, is_first_process
 from medcl.seeds import derive_seed
 from medcl.tasks.segmentation import SegmentationTask
 from medcl.training.fit import fit
 from medcl.views.sampler import ViewSampler
 from medcl.weights.card import WeightsCard
-from medcl.weights.load import find_weights, load_into
+from medcl.weights.load import load_into
+from medcl.weights.read import find_weights
 from medcl.weights.save import save_weights
 from medcl.workflow.scans import labelled_ids, open_scans
 
@@ -90,6 +91,8 @@ def finetune(config: FinetuneConfig, *, resume: bool = False, progress: bool = T
             training=config.model_dump(mode="json"),
             records=ids,
         )
-        save_weights(run.weights, segmenter, card, recipe)
-    write_page(run)
+        if is_first_process():
+            save_weights(run.weights, segmenter, card, recipe)
+    if is_first_process():
+        write_page(run)
     return run

@@ -12,14 +12,15 @@ from medcl.config.pretrain import PretrainConfig
 from medcl.encoders.build import build_encoder
 from medcl.files import atomic_path
 from medcl.reporting.run_page import write_page
-from medcl.runs import RunFolder
+from medcl.runs import RunFolder, is_first_process
 from medcl.seeds import derive_seed
 from medcl.tasks.pretraining import PretrainTask
 from medcl.tasks.requirements import check_requirements, objectives_of
 from medcl.training.fit import fit
 from medcl.views.sampler import ViewSampler
 from medcl.weights.card import WeightsCard
-from medcl.weights.load import find_weights, load_into
+from medcl.weights.load import load_into
+from medcl.weights.read import find_weights
 from medcl.weights.save import save_weights
 from medcl.workflow.scans import open_scans
 
@@ -72,8 +73,9 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
             )
             if not fit(task, config.trainer, run, stage=stage.name, resume=resume, progress=progress):
                 raise SystemExit(0)
-            with atomic_path(finished) as part:
-                save_file({name: value.contiguous() for name, value in encoder.state_dict().items()}, part)
+            if is_first_process():
+                with atomic_path(finished) as part:
+                    save_file({name: value.contiguous() for name, value in encoder.state_dict().items()}, part)
         card = WeightsCard(
             encoder=config.encoder,
             in_channels=len(recipe.channels),
@@ -82,6 +84,8 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
             training=config.model_dump(mode="json"),
             records=scans.pool,
         )
-        save_weights(run.weights, encoder, card, recipe)
-    write_page(run)
+        if is_first_process():
+            save_weights(run.weights, encoder, card, recipe)
+    if is_first_process():
+        write_page(run)
     return run

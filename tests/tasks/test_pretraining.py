@@ -1,0 +1,151 @@
+"""Pretraining in two stages on real files: what trains, what is frozen, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import medcl.objectives  # noqa: F401  (announces the objectives)
+from medcl.config.encoder import ResidualEncoderConfig
+from medcl.config.load import validate
+from medcl.config.pretrain import PretrainConfig
+from medcl.encoders.build import build_encoder
+from medcl.encoders.segmenter import Segmenter
+from medcl.errors import ConfigError
+from medcl.tasks.optimisation import rate_factor
+from medcl.tasks.pretraining import effective_rank
+from medcl.tasks.requirements import check_requirements
+from medcl.weights.load import load_into
+from medcl.weights.read import find_weights
+from medcl.workflow.pretrain import pretrain
+
+GLOBAL: dict[str, Any] = {
+    "name": "global",
+    "steps": 4,
+    "views": {"patch": [16, 8, 16], "centre": {"name": "partition", "volumes": 2, "parts": [1, 2, 1]}},
+    "terms": [{"objective": {"name": "global_gd"}, "head": {"name": "projection", "hidden": 16, "out": 8}}],
+}
+LOCAL: dict[str, Any] = {
+    "name": "local",
+    "steps": 3,
+    "batch": 2,
+    "train": ["decoder"],
+    "views": {"shared_geometry": True},
+    "terms": [{"objective": {"name": "local_lr"}, "at": "decoder.0", "head": {"name": "dense"}}],
+}
+MASKED: dict[str, Any] = {
+    "name": "masked",
+    "steps": 2,
+    "batch": 2,
+    "train": ["encoder", "decoder"],
+    "views": {"slots": 1, "intensity": None, "masking": {"ratio": 0.5, "block": 4}},
+    "terms": [
+        {"objective": {"name": "masked_reconstruction"}, "at": "decoder.last", "head": {"name": "dense", "out": 1}}
+    ],
+}
+
+
+def _config(cohort: Path, out: Path, stages: list[dict[str, Any]], **keys: Any) -> PretrainConfig:
+    values = {
+        "out": out,
+        "data": {"path": cohort, "store": out.parent / "store", "test": 2},
+        "recipe": {"patch": [16, 16, 16]},
+        "stages": stages,
+        "trainer": {"device": "cpu", "log_every": 1},
+        **keys,
+    }
+    return validate(PretrainConfig, values)
+
+
+def test_second_stage_moves_the_reached_decoder_blocks_only(small_cohort: Path, tmp_path: Path) -> None:
+    run = pretrain(_config(small_cohort, tmp_path / "run", [GLOBAL, LOCAL]))
+    first, second = (load_file(run.checkpoints / f"{stage}.safetensors") for stage in ("global", "local"))
+    moved = {name for name in first if not first[name].equal(second[name])}
+    assert moved
+    assert all(name.startswith("decoder.blocks.0.") for name in moved)
+
+    torch.manual_seed(1)
+    fresh = build_encoder(ResidualEncoderConfig(), 1, (16, 16, 16))
+    before = fresh.state_dict()
+    assert any(not before[name].equal(first[name]) for name in first if name.startswith("encoder."))
+
+    weights = find_weights(run.path)
+    segmenter = Segmenter(build_encoder(ResidualEncoderConfig(), 1, (16, 16, 16)), 3)
+    report = load_into(segmenter.encoder, weights.state)
+    assert not report.random
+    assert not report.unused
+    assert not any("head" in name for name in (*report.loaded, *weights.state))
+    loaded = segmenter.encoder.state_dict()
+    assert all(loaded[name].equal(second[name]) for name in second)
+    assert set(weights.card.records) == set(run.read_facts()["pool"])
+    assert not set(weights.card.records) & set(run.read_facts()["test"])
+
+
+def test_logs_what_shows_whether_it_learns(small_cohort: Path, tmp_path: Path) -> None:
+    run = pretrain(_config(small_cohort, tmp_path / "run", [GLOBAL, MASKED]))
+    rows = run.read_metrics()
+    assert [(row["stage"], row["step"]) for row in rows] == [
+        *(("global", step) for step in (1, 2, 3, 4)),
+        ("masked", 1),
+        ("masked", 2),
+    ]
+    needed = {"loss", "loss_over_all_equal", "positive_cosine", "negative_cosine", "effective_rank", "data_wait"}
+    assert needed <= set(rows[0])
+    assert 0 < rows[0]["data_wait"] < 1
+    assert rows[0]["effective_rank"] >= 1
+    assert (run.path / "metrics.csv").read_text().count("\n") == len(rows) + 1
+    assert run.page.is_file()
+    assert list((run.path / "tensorboard").rglob("events*"))
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ([{**GLOBAL, "views": {}}], "views.centre.name=partition"),
+        ([{**LOCAL, "views": {}}], "views.shared_geometry=true"),
+        ([{**MASKED, "views": {"slots": 1}}], "views.masking"),
+        ([{**GLOBAL, "views": {**GLOBAL["views"], "slots": 1}}], "views.slots=2"),
+        ([{**GLOBAL, "terms": [{**GLOBAL["terms"][0], "head": {"name": "dense"}}]}], "head.name=projection"),
+        ([{**LOCAL, "terms": [{**LOCAL["terms"][0], "head": {"name": "projection"}}]}], "head.name=dense"),
+        (
+            [
+                {
+                    **LOCAL,
+                    "views": {**GLOBAL["views"], "shared_geometry": True},
+                    "terms": [{**LOCAL["terms"][0], "objective": {"name": "local_ld"}}],
+                }
+            ],
+            "assume_aligned=true",
+        ),
+    ],
+)
+def test_what_a_term_lacks_is_refused_by_key(stages: list[dict[str, Any]], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_requirements(_config(tmp_path, tmp_path / "run", stages))
+    (problem,) = caught.value.problems
+    assert problem.startswith("stages.0.terms.0")
+    assert message in problem
+
+
+def test_a_place_that_does_not_exist_is_refused(small_cohort: Path, tmp_path: Path) -> None:
+    stage = {**LOCAL, "terms": [{**LOCAL["terms"][0], "at": "decoder.9"}]}
+    with pytest.raises(ConfigError, match=r"decoder\.9 does not exist"):
+        pretrain(_config(small_cohort, tmp_path / "run", [stage]))
+
+
+def test_effective_rank_of_known_rows() -> None:
+    assert effective_rank(torch.ones(8, 5)).item() == pytest.approx(1, abs=1e-3)
+    assert effective_rank(torch.eye(6)).item() == pytest.approx(6, rel=1e-5)
+
+
+def test_rates_warm_up_and_fall_to_zero() -> None:
+    config = _config(Path("x"), Path("y"), [GLOBAL]).stages[0].optimiser.model_copy(update={"warmup": 10})
+    factor = rate_factor(config, 100)
+    assert [factor(step) for step in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
+    assert factor(10) == 1.0
+    assert factor(55) == pytest.approx(0.5)
+    assert factor(100) == pytest.approx(0.0)

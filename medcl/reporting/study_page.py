@@ -186,7 +186,7 @@ def _stages(run: RunFolder, study: Study) -> list[dict[str, Any]]:
 
 def _repeat(facts: Mapping[str, Any]) -> str:
     argv = [str(part) for part in facts.get("argv", [])]
-    return shlex.join(["medcl", *argv]) if argv[:1] == ["run"] else "medcl run config.yaml"
+    return shlex.join(["medcl", *argv]) if argv and argv[0] in ("run", "demo") else "medcl run config.yaml"
 
 
 def _mean(values: Sequence[float | None] | Any) -> float:

@@ -5,6 +5,7 @@ Every function takes views ``(n, C, *S)`` and one strength a view ``(n,)``, and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -50,9 +51,10 @@ def augment(data: Tensor, strengths: dict[str, Tensor], bias: Tensor, noise_seed
     """
     changed = {name: strengths[name] != neutral for name, neutral in NEUTRAL.items()}
     softened = changed["low_resolution"] | changed["blur"]
-    filters = smoothing(strengths["low_resolution"], strengths["blur"], data.shape[2:]) if softened.any() else []
-    for rows in _some(softened):
-        data[rows] = spread(data[rows], [matrix[rows, None] for matrix in filters])
+    if softened.any():
+        filters, reach = smoothing(strengths["low_resolution"], strengths["blur"], data.shape[2:])
+        for rows in _some(softened):
+            data[rows] = spread(data[rows], [matrix[rows, None] for matrix in filters], reach)
     for rows in _some(changed["bias_field"]):
         data[rows] = shade(data[rows], strengths["bias_field"][rows], bias[rows])
     for rows in _some(changed["gamma"]):
@@ -66,12 +68,17 @@ def augment(data: Tensor, strengths: dict[str, Tensor], bias: Tensor, noise_seed
         data[row].add_(noise.normal_(generator=generator).mul_(strengths["noise"][row]))
 
 
-def smoothing(factor: Tensor, sigma: Tensor, shape: Sequence[int]) -> list[Tensor]:
-    """Resolution lowered by ``factor (n,)``, then a Gaussian blur of ``sigma (n,)`` voxels: a matrix ``(n, S, S)`` an axis."""
+def smoothing(factor: Tensor, sigma: Tensor, shape: Sequence[int]) -> tuple[list[Tensor], int]:
+    """Resolution lowered by ``factor (n,)``, then a Gaussian blur of ``sigma (n,)`` voxels, as one linear map an axis.
+
+    A matrix ``(n, S, S)`` for every axis, and how many voxels away an input may lie.
+    """
     blurs = [gaussian_matrix(sigma, size) for size in shape]
-    if bool((factor == NEUTRAL["low_resolution"]).all()):
-        return blurs
-    return [blur @ coarsening_matrix(factor, size) for blur, size in zip(blurs, shape, strict=True)]
+    reach, coarsest = 4 * float(sigma.max()), float(factor.max())
+    if coarsest == NEUTRAL["low_resolution"]:
+        return blurs, math.ceil(reach)
+    filters = [blur @ coarsening_matrix(factor, size) for blur, size in zip(blurs, shape, strict=True)]
+    return filters, math.ceil(reach + coarsest + 1)
 
 
 def shade(data: Tensor, amplitude: Tensor, controls: Tensor) -> Tensor:
@@ -89,10 +96,10 @@ def shade(data: Tensor, amplitude: Tensor, controls: Tensor) -> Tensor:
 def bend(data: Tensor, gamma: Tensor) -> Tensor:
     """``min + range * ((x - min) / range)^gamma`` with the view's own minimum and range; a constant view stays."""
     lowest = _least(data)
-    extent = data.amax(tuple(range(2, data.ndim)), keepdim=True) - lowest
-    # pow as exp(gamma log x), half its time; log 0 = -inf comes back as 0. A constant view has extent 0: it stays.
-    unit = (data - lowest).div_(extent.clamp_min(1e-12))
-    return unit.log_().mul_(_wide(gamma, data)).exp_().mul_(extent).add_(lowest)
+    extent = (data.amax(tuple(range(2, data.ndim)), keepdim=True) - lowest).clamp_min(1e-12)
+    exponent = _wide(gamma, data)
+    # pow as exp(gamma log x), in half its time; log 0 = -inf comes back as 0, so that a constant view stays.
+    return (data - lowest).log_().mul_(exponent).exp_().mul_(extent ** (1 - exponent)).add_(lowest)
 
 
 def stretch(data: Tensor, contrast: Tensor, brightness: Tensor) -> Tensor:

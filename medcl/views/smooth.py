@@ -7,23 +7,38 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+BLOCK = 32  # outputs of a filter that are computed together; a power of two suits the matrix kernels
 
-def spread(values: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+
+def spread(values: Tensor, matrices: Sequence[Tensor], reach: int | None = None) -> Tensor:
     """Apply a matrix ``(..., out, in)`` along each of the last axes of ``values``, the first matrix to the first of them.
 
-    The leading axes of the matrices broadcast against those of ``values``.
+    The leading axes of the matrices broadcast against those of ``values``. ``reach``, of square matrices, promises
+    that an output depends on inputs at most that far away: the rest of a matrix is then not multiplied.
     """
     axes = len(matrices)
     for axis, matrix in enumerate(matrices):
         place = values.ndim - axes + axis
         before, after = values.shape[:place], values.shape[place + 1 :]
+        blocks = _blocks(matrix.shape[-2], matrix.shape[-1], reach)
         if axis < axes - 1:
             left = matrix.reshape(*matrix.shape[:-2], *[1] * axis, *matrix.shape[-2:])
-            values = left @ values.flatten(place + 1)
+            folded = values.flatten(place + 1)
+            parts = [left[..., rows, columns] @ folded[..., columns, :] for rows, columns in blocks]
+            joined = parts[0] if len(parts) == 1 else torch.cat(parts, -2)
         else:
-            values = values.flatten(-axes, -2) @ matrix.mT
-        values = values.reshape(*before, matrix.shape[-2], *after)
+            folded = values.flatten(-axes, -2)
+            parts = [folded[..., columns] @ matrix[..., rows, columns].mT for rows, columns in blocks]
+            joined = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        values = joined.reshape(*before, matrix.shape[-2], *after)
     return values
+
+
+def _blocks(outputs: int, inputs: int, reach: int | None) -> list[tuple[slice, slice]]:
+    if reach is None or outputs <= BLOCK + 2 * reach:
+        return [(slice(outputs), slice(inputs))]
+    starts = range(0, outputs, BLOCK)
+    return [(slice(s, s + BLOCK), slice(max(s - reach, 0), s + BLOCK + reach)) for s in starts]
 
 
 def cubic_basis(place: Tensor, points: int) -> Tensor:
@@ -38,10 +53,14 @@ def cubic_basis(place: Tensor, points: int) -> Tensor:
 
 
 def gaussian_matrix(sigma: Tensor, size: int) -> Tensor:
-    """Blur matrices ``(n, size, size)`` of standard deviations ``sigma (n,)`` in voxels; at a border it renormalises."""
+    """Blur matrices ``(n, size, size)`` of standard deviations ``sigma (n,)`` in voxels.
+
+    A Gaussian is cut at four standard deviations and at the border, and sums to 1.
+    """
     index = torch.arange(size, device=sigma.device, dtype=torch.float32)
     width = sigma.clamp_min(1e-3)[:, None, None]
-    weight = torch.exp(-0.5 * ((index[:, None] - index) / width) ** 2)
+    far = (index[:, None] - index).abs() / width
+    weight = torch.where(far <= 4, torch.exp(-0.5 * far**2), 0.0)
     return weight / weight.sum(-1, keepdim=True)
 
 

@@ -25,25 +25,30 @@ class MadeStore:
         self._entries = {entry.id: entry for entry in entries}
         self.ids = tuple(self._entries)
 
-    def open(self, id: str) -> MadeEntry:
-        return self._entries[id]
-
-
-def make_entry(
-    id: str,
-    data: NDArray[np.float32],
-    affine: NDArray[np.float64] | None = None,
-    label: NDArray[np.uint8] | None = None,
-) -> MadeEntry:
-    """An entry whose body fills it."""
-    shape = data.shape[1:]
-    foreground = {int(k): np.argwhere(label == k) for k in np.unique(label) if k} if label is not None else {}
-    box = np.array([np.zeros(3), shape]) - 0.5
-    return MadeEntry(id, data, np.eye(4) if affine is None else affine, box, label, foreground)
+    def open(self, record_id: str) -> MadeEntry:
+        return self._entries[record_id]
 
 
 @pytest.fixture
-def made_store() -> Callable[..., MadeStore]:
+def make_entry() -> Callable[..., MadeEntry]:
+    """An entry whose body fills it, unless told otherwise."""
+
+    def make(
+        id: str,
+        data: NDArray[np.float32],
+        affine: NDArray[np.float64] | None = None,
+        label: NDArray[np.uint8] | None = None,
+        box: NDArray[np.float64] | None = None,
+    ) -> MadeEntry:
+        foreground = {int(k): np.argwhere(label == k) for k in np.unique(label) if k} if label is not None else {}
+        body = np.array([np.zeros(3), data.shape[1:]]) - 0.5 if box is None else box
+        return MadeEntry(id, data, np.eye(4) if affine is None else affine, body, label, foreground)
+
+    return make
+
+
+@pytest.fixture
+def made_store(make_entry: Callable[..., MadeEntry]) -> Callable[..., MadeStore]:
     """A store of records ``r0``, ``r1``... of random volumes, with labels where ``labels``."""
 
     def make(

@@ -15,8 +15,9 @@ from medcl.errors import DataError
 from medcl.evaluation.matching import Pair, match_masks
 from medcl.evaluation.metrics import diagonal_mm, dice, surface_distances, voxel_ml
 from medcl.evaluation.scores import ABSENT, CaseScores, ClassScores, Evaluation, Outcome
-from medcl.modalities.header import corner_distance, spacing_of
+from medcl.modalities.header import spacing_of
 from medcl.modalities.volume import read_label
+from medcl.records.grid import corner_distance
 from medcl.types import Affine, Array
 
 _GRID_TOLERANCE = 0.1

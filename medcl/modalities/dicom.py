@@ -21,6 +21,7 @@ from pydicom.errors import InvalidDicomError
 
 from medcl.errors import DataError
 from medcl.modalities.header import VolumeHeader, axis_codes
+from medcl.records.dicom_tree import is_dicom
 from medcl.types import Affine, Array
 
 SUFFIXES = (".dcm", ".ima")
@@ -59,15 +60,6 @@ class _Slice:
         if values is None or len(values) != size:
             raise DataError(f"{self.path}: has no {name}; such a DICOM file cannot be placed in a volume")
         return np.array([float(value) for value in values])
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether the file carries the DICOM prefix."""
-    try:
-        with open(path, "rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
 
 
 def find_series(folder: Path | str) -> list[Series]:

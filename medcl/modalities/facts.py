@@ -15,9 +15,10 @@ import nibabel
 import numpy as np
 
 from medcl.errors import DataError, MedclError
-from medcl.modalities.header import VolumeHeader, corner_distance
+from medcl.modalities.header import VolumeHeader
 from medcl.modalities.volume import read_header, read_volume
 from medcl.records.facts import MOST_VALUES, PERCENTILES, Kind, VolumeFacts
+from medcl.records.grid import corner_distance
 from medcl.records.manifest import Manifest
 from medcl.types import Affine, Array
 

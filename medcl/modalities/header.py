@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
 
+from medcl.records.grid import corner_distance
 from medcl.types import Affine, Spacing
 
 # Two grids are one if no corner voxel is off by more than this share of the smallest voxel side: headers round.
@@ -57,10 +57,3 @@ def same_grid_distance(shape: tuple[int, ...], one: Affine, other: Affine) -> fl
     """None where two affines put a ``shape`` grid in one place, else how far a corner is off in millimetres."""
     distance = corner_distance(shape, one, other)
     return distance if distance > GRID_TOLERANCE * min(spacing_of(one)) else None
-
-
-def corner_distance(shape: tuple[int, ...], one: Affine, other: Affine) -> float:
-    """The farthest in millimetres that a corner voxel of a ``shape`` grid moves between two affines."""
-    corners = np.array([[*corner, 1.0] for corner in product(*((0.0, size - 1.0) for size in shape[:3]))])
-    difference = corners @ (np.asarray(one, float) - np.asarray(other, float)).T
-    return float(np.linalg.norm(difference[:, :3], axis=1).max())

@@ -18,6 +18,7 @@ from medcl.errors import DataError
 from medcl.files import atomic_path
 from medcl.modalities import dicom, itk, nifti
 from medcl.modalities.header import VolumeHeader, axis_codes, same_grid_distance, spacing_of
+from medcl.records.dicom_tree import is_dicom
 from medcl.types import Affine, Array, Spacing
 
 __all__ = [
@@ -212,7 +213,7 @@ def _reader(path: Path) -> ModuleType:
         return nifti
     if name.endswith(itk.SUFFIXES):
         return itk
-    if path.is_dir() or name.endswith(dicom.SUFFIXES) or dicom.is_dicom(path):
+    if path.is_dir() or name.endswith(dicom.SUFFIXES) or is_dicom(path):
         return dicom
     if not path.exists():
         raise DataError(f"{path}: no such file")

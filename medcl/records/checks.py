@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from medcl.records.cohort import check_cohort
 from medcl.records.facts import VolumeFacts
 from medcl.records.findings import MANY_VALUES, Finding, finding, times
+from medcl.records.grid import corner_distance
 from medcl.records.manifest import Manifest
 from medcl.records.record import Record
 from medcl.records.splits import divided_subjects
@@ -40,12 +40,6 @@ def check(manifest: Manifest, facts: Mapping[Path, VolumeFacts]) -> list[Finding
         found += _label(record, manifest, facts)
     found += check_cohort(manifest, facts)
     return sorted(set(found), key=lambda item: (item.severity, str(item.file or ""), item.check, item.message))
-
-
-def corner_distance(shape: tuple[int, ...], one: Affine, other: Affine) -> float:
-    """The farthest in mm that the centre of a corner voxel of a ``shape`` grid moves between two affines."""
-    corners = np.array([(*corner, 1.0) for corner in product(*((0.0, size - 1.0) for size in shape[:3]))])
-    return float(np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max())
 
 
 def _records_as_listed(manifest: Manifest) -> Iterator[Finding]:

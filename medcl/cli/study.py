@@ -43,6 +43,9 @@ def run_and_report(config: PipelineConfig) -> bool:
     display = _Display(progress)
     try:
         result = run(config, watcher=display)
+    except (KeyboardInterrupt, SystemExit):
+        print(f"stopped; the same command goes on from here: {config.out}")
+        raise
     finally:
         display.stop()
     print_rows(result.rows)

@@ -15,12 +15,6 @@ A peer that is not installed is named and left out (make peers installs them).
 from __future__ import annotations
 
 import argparse
-import os
-
-# Before torch starts its threads.
-for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
-    os.environ[_name] = "1"
-
 import itertools
 import math
 import statistics

@@ -7,6 +7,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from medcl.config.views import Augmentation, IntensityConfig
+from medcl.views import intensity
 from medcl.views.intensity import BIAS_POINTS, NEUTRAL, augment, bend, draw_strengths, shade, smoothing, stretch
 from medcl.views.smooth import spread
 
@@ -57,6 +58,19 @@ def test_each_view_changes_by_its_own_strength_alone(name: str, strength: float,
     assert changed.isfinite().all()
     alike = augmented(data, **{name: [strength] * 3})
     torch.testing.assert_close(alike[1], changed[1])
+
+
+def test_views_together_change_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    strengths = {
+        "low_resolution": [1.0, 1.5, 1.9],
+        "blur": [0.6, 0.0, 0.9],
+        "bias_field": [0.2, 0.0, 0.4],
+        "gamma": [0.8, 1.3, 1.0],
+        "contrast": [1.2, 1.0, 0.8],
+    }
+    one_by_one = augmented(views(), **strengths)
+    monkeypatch.setattr(intensity, "_some", lambda changed: [changed.nonzero().flatten()])  # as on an accelerator
+    torch.testing.assert_close(augmented(views(), **strengths), one_by_one)
 
 
 def test_blur_is_a_gaussian_filter() -> None:

@@ -67,7 +67,14 @@ class Checkpointer(Callback):
                 os.fsync(stream.fileno())
             os.replace(part, self.path)
 
-    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._put_back()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self._put_back()
+
+    def _put_back(self) -> None:
+        """Before Lightning puts back the handlers that it found itself."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}

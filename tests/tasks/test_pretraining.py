@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +150,10 @@ def test_rates_warm_up_and_fall_to_zero() -> None:
     assert factor(10) == 1.0
     assert factor(55) == pytest.approx(0.5)
     assert factor(100) == pytest.approx(0.0)
+
+
+def test_signal_handlers_are_put_back(small_cohort: Path, tmp_path: Path) -> None:
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    pretrain(_config(small_cohort, tmp_path / "run", [GLOBAL]))
+    assert [signal.getsignal(number) for number in numbers] == before

@@ -18,7 +18,9 @@ class SpatialConfig(Strict):
     rotation: tuple[float, float, float] = Field(
         (15.0, 15.0, 15.0), description="largest rotation about x, y, z in degrees"
     )
-    scale: tuple[PositiveFloat, PositiveFloat] = Field((0.9, 1.1), description="range of the isotropic zoom")
+    scale: tuple[PositiveFloat, PositiveFloat] = Field(
+        (0.9, 1.1), description="range of the isotropic zoom; above 1 enlarges"
+    )
     shear: NonNegativeFloat = Field(0.0, description="largest shear coefficient")
     flip: tuple[Probability, Probability, Probability] = Field(
         (0.0, 0.0, 0.0), description="chance to mirror along x, y, z"
@@ -112,7 +114,7 @@ class ViewsConfig(Strict):
     centre: Centre = Field(RandomCentre(), description="where views are centred: random, foreground, partition")
     jitter: NonNegativeFloat = Field(0.0, description="how far the slots' centres may differ, as a share of the patch")
     shared_geometry: bool = Field(False, description="all slots share one geometry and differ by intensity only")
-    plain_first: bool = Field(False, description="slot 0 is untransformed")
+    plain_first: bool = Field(False, description="slot 0 is untransformed; with shared_geometry no slot moves")
     spatial: SpatialConfig | None = SpatialConfig()
     intensity: IntensityConfig | None = Field(default_factory=moderate_intensity)
     masking: MaskingConfig | None = None

@@ -6,7 +6,6 @@ its cells have the index ``(i, j, 0)``, so every function takes two or three spa
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -181,9 +180,3 @@ def shared_fraction(view_a: View, view_b: View, cells: int = 8) -> Tensor:
     inverse = torch.linalg.inv(view_b.affine.double())
     seen = world_of(inverse, view_centres(view_a, (cells,) * len(size)))[..., : len(size)]
     return ((seen >= -0.5) & (seen <= size - 0.5)).all(-1).double().mean(-1)
-
-
-def corners_of(shape: Sequence[int]) -> Tensor:
-    """Indices ``(2^nd, 3)`` of the corner voxels of a view of ``shape``."""
-    ends = [(0, size - 1) for size in shape] + [(0, 0)] * (3 - len(shape))
-    return torch.tensor(sorted(set(itertools.product(*ends))), dtype=torch.float64)

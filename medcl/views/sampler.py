@@ -110,10 +110,9 @@ class ViewSampler:
         affine = compose(plan.source_affine[:, None], plan.transform)
         coords, shift = self._displaced(plan, affine)
         data, label = look_up(plan.source, plan.label, plan.transform, self.patch, shift)
-        if geometries < slots:
-            data = data.expand(slots, *data.shape[1:]).contiguous()
+        data = data.expand(slots, *data.shape[1:]).contiguous()
         augment(
-            data.flatten(0, 1),
+            data.view(-1, *data.shape[2:]),
             {name: strength.T.flatten() for name, strength in plan.strengths.items()},
             plan.bias.transpose(0, 1).flatten(0, 1),
             plan.noise_seed.T.flatten(),

@@ -30,6 +30,7 @@ from medcl.preparation.recipe import derive_recipe
 from medcl.preparation.store import Store
 from medcl.records.layouts import open_data
 from medcl.views.geometry import spacing_of
+from medcl.views.lookup import look_up_at_once
 from medcl.views.sampler import ViewPlan, ViewSampler
 from medcl.views.view import View
 
@@ -214,6 +215,19 @@ def test_the_first_slot_can_stay_plain(made_store: Callable[..., Any]) -> None:
         expected = entry.data[:, x : x + 12, y : y + 10, z : z + 8]
         assert np.array_equal(plain.data[row].numpy(), expected)
     assert not torch.equal(plain.data, changed.data)
+
+
+@pytest.mark.parametrize("shared_geometry", [False, True])
+def test_an_accelerators_way_renders_the_same(
+    made_store: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, shared_geometry: bool
+) -> None:
+    sampler = sampler_of(made_store(channels=2), AUGMENTED.model_copy(update={"shared_geometry": shared_geometry}))
+    expected = rendered(sampler)
+    monkeypatch.setattr("medcl.views.sampler.look_up", look_up_at_once)
+    for there, here in zip(rendered(sampler), expected, strict=True):
+        torch.testing.assert_close(there.data, here.data, atol=1e-4, rtol=1e-4)
+        assert there.label is not None
+        assert torch.equal(there.label, here.label)
 
 
 def test_rotation_is_rigid_in_millimetres_and_zoom_enlarges(made_store: Callable[..., Any]) -> None:

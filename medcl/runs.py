@@ -41,12 +41,19 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / "weights"
         self.page = self.path / "page.html"
+        self._begun = time.monotonic()
+        self._used_before = (0.0, 0.0)
 
     def read_facts(self) -> dict[str, Any]:
         """The content of ``run.json``. Raises DataError where the folder is not a run."""
         if not self.facts.is_file():
             raise DataError(f"{self.path}: not a run folder (no run.json in it); name the folder given as out=")
-        facts: dict[str, Any] = json.loads(self.facts.read_text())
+        try:
+            facts: dict[str, Any] = json.loads(self.facts.read_text())
+        except ValueError as error:
+            raise DataError(
+                f"{self.facts}: not readable as JSON ({error}); restore it, or remove the folder"
+            ) from error
         return facts
 
     def is_finished(self) -> bool:
@@ -69,8 +76,18 @@ class RunFolder:
         """Add ``facts`` to ``run.json``."""
         if not is_first_process():
             return
-        current = json.loads(self.facts.read_text()) if self.facts.is_file() else {}
+        current = self.read_facts() if self.facts.is_file() else {}
         write_json(self.facts, {**current, **facts})
+
+    def record_usage(self) -> None:
+        """Write what the run took so far, with the time before a resume, so that a crash loses little of it."""
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        wall, cpu = self._used_before
+        self.record(
+            wall_seconds=round(wall + time.monotonic() - self._begun, 3),
+            cpu_seconds=round(cpu + usage.ru_utime + usage.ru_stime, 3),
+            peak_memory_mib=round(usage.ru_maxrss / 1024, 1),
+        )
 
     @contextmanager
     def started(
@@ -78,23 +95,29 @@ class RunFolder:
     ) -> Iterator[RunFolder]:
         """Own the folder while a command runs: lock it, write config and facts, note how it ended.
 
-        Raises ConfigError if another process uses the folder, or if it holds a run of another configuration
-        (unless ``resume``), so that nothing is overwritten silently. In a training on several processes only the first
-        one writes; the others just work.
+        Unless ``resume``: raises ConfigError if the folder holds a training, or a finished run of another
+        configuration, so that nothing is overwritten silently. Always, if another process uses the folder. In a
+        training on several processes only the first one writes; the others just work.
         """
         if not is_first_process():
             yield self
             return
         text = dump_config(config)
-        if not resume and self.config.is_file() and self.config.read_text() != text and self.is_finished():
-            raise ConfigError(
-                f"{self.path}: holds a finished run with another configuration; choose another out= or remove it"
-            )
+        if not resume and self.config.is_file():
+            if self.config.read_text() != text and self.is_finished():
+                raise ConfigError(
+                    f"{self.path}: holds a finished run with another configuration; choose another out= or remove it"
+                )
+            if self.checkpoints.is_dir() and any(self.checkpoints.iterdir()):
+                raise ConfigError(
+                    f"{self.path}: holds a training already; go on with --resume, choose another out= or remove it"
+                )
         self.path.mkdir(parents=True, exist_ok=True)
         with self._locked():
             write_text(self.config, text)
-            begun = time.monotonic()
-            previous = json.loads(self.facts.read_text()) if resume and self.facts.is_file() else {}
+            previous = self.read_facts() if resume and self.facts.is_file() else {}
+            self._begun = time.monotonic()
+            self._used_before = (previous.get("wall_seconds", 0.0), previous.get("cpu_seconds", 0.0))
             facts = {
                 **previous,
                 "command": command,
@@ -112,14 +135,8 @@ class RunFolder:
                 status = "interrupted"
                 raise
             finally:
-                usage = resource.getrusage(resource.RUSAGE_SELF)
-                self.record(
-                    status=status,
-                    ended=_now(),
-                    wall_seconds=round(previous.get("wall_seconds", 0.0) + time.monotonic() - begun, 3),
-                    cpu_seconds=round(previous.get("cpu_seconds", 0.0) + usage.ru_utime + usage.ru_stime, 3),
-                    peak_memory_mib=round(usage.ru_maxrss / 1024, 1),
-                )
+                self.record_usage()
+                self.record(status=status, ended=_now())
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

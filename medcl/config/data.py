@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from medcl.config.strict import Strict
+
+HeldOut = NonNegativeInt | Annotated[float, Field(gt=0, lt=1)]
 
 
 class DataConfig(Strict):
@@ -18,8 +20,12 @@ class DataConfig(Strict):
     )
     labels: Path | None = Field(None, description="folder of labels with the images' names, where the layout has none")
     store: Path | None = Field(None, description="folder of the prepared volumes; default: prepared/ in the run folder")
-    test: NonNegativeInt = Field(0, description="records held out for test, chosen by split_seed")
-    validation: NonNegativeInt = Field(0, description="records held out for choosing recipes and checkpoints")
+    test: HeldOut = Field(
+        0, description="records held out for test, chosen by split_seed: how many, or which share (0.25)"
+    )
+    validation: HeldOut = Field(
+        0, description="records held out for choosing recipes and checkpoints: how many, or which share"
+    )
     split_seed: int = Field(0, description="fixes which records are held out")
     labelled: PositiveInt | Literal["all"] = Field("all", description="how many labelled records fine-tuning may see")
     subset: NonNegativeInt = Field(

@@ -72,7 +72,7 @@ class Predictor:
 
     def predict(self, paths: Sequence[Path | str], *, probabilities: bool = False) -> Prediction:
         """Segment the volume of ``paths`` (one a channel). Raises DataError where it cannot be read or prepared."""
-        volume = read_volume(paths)
+        volume = read_volume(paths, channels=len(self.members[0].recipe.channels))
         groups = self._by_preparation()
         if len(groups) == 1 and not probabilities:
             scores, affine, source = self._scores(volume, groups[0])

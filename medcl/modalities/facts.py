@@ -41,6 +41,7 @@ def read_all_facts(manifest: Manifest, workers: int = 1, progress: Progress | No
         if record.label is not None:
             kinds.setdefault(record.label, "label")
     facts: dict[Path, VolumeFacts] = {}
+    read = partial(read_facts, channels=len(manifest.channel_names))
 
     def note(found: VolumeFacts) -> None:
         facts[found.path] = found
@@ -49,13 +50,13 @@ def read_all_facts(manifest: Manifest, workers: int = 1, progress: Progress | No
 
     if workers <= 1:
         for path, kind in kinds.items():
-            note(read_facts(path, kind))
+            note(read(path, kind))
         return facts
     # Spawned, not forked: the caller may hold threads (a progress bar, torch) that a fork would copy half of.
     context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(min(workers, len(kinds) or 1), mp_context=context) as pool:
-            for found in pool.map(read_facts, kinds, kinds.values(), chunksize=4):
+            for found in pool.map(read, kinds, kinds.values(), chunksize=4):
                 note(found)
     except BrokenProcessPool as error:
         raise DataError(
@@ -65,8 +66,11 @@ def read_all_facts(manifest: Manifest, workers: int = 1, progress: Progress | No
     return facts
 
 
-def read_facts(path: Path, kind: Kind) -> VolumeFacts:
-    """The facts of one file. Never raises: whatever goes wrong is their ``error``."""
+def read_facts(path: Path, kind: Kind, *, channels: int = 1) -> VolumeFacts:
+    """The facts of one file. Never raises: whatever goes wrong is their ``error``.
+
+    An image of four axes whose last one has ``channels`` entries is one volume of so many channels.
+    """
     known = partial(VolumeFacts, path, kind)
     try:
         if not path.exists():
@@ -78,10 +82,12 @@ def read_facts(path: Path, kind: Kind) -> VolumeFacts:
     ) as error:  # a damaged file may fail anywhere in three decoders; one file must not end an inspection
         return known(error=_one_line(error, path), **_broken_affine(path))
     known = partial(known, **_header_facts(header))
-    if len(header.shape) != 3:
+    if kind == "image" and channels > 1 and header.shape[3:] == (channels,):
+        known = partial(known, shape=header.shape[:3], channels=channels)
+    elif len(header.shape) != 3:
         return known()
     try:
-        return known(**_voxel_facts(read_volume(path).data[0], kind))
+        return known(**_voxel_facts(read_volume(path, channels=channels).data, kind))
     except Exception as error:  # as above
         return known(error=_one_line(error, path))
 

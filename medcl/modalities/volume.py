@@ -66,21 +66,25 @@ def read_header(path: Path | str) -> VolumeHeader:
     return _reader(path).read_header(path)
 
 
-def read_volume(paths: Path | str | Sequence[Path | str]) -> Volume:
-    """Read one volume: one path a channel, all on one grid.
+def read_volume(paths: Path | str | Sequence[Path | str], *, channels: int = 1) -> Volume:
+    """Read one volume: one path a channel, all on one grid; or one 4D file whose last axis has ``channels`` entries.
 
     A DICOM series is named by any file of it, or by a folder that holds just that series. Raises DataError, one
-    line a problem, where a file is missing, truncated, damaged or not 3D, or where channels differ in grid.
+    line a problem, where a file is missing, truncated, damaged or of other axes, or where channels differ in grid.
     """
     files = [Path(paths)] if isinstance(paths, Path | str) else [Path(path) for path in paths]
     if not files:
         raise DataError("a volume needs at least one file")
-    channels, headers = zip(*(_read_channel(path) for path in files), strict=True)
+    if len(files) == 1 and channels > 1:
+        voxels, header = _read_voxels(files[0])
+        if header.shape[3:] == (channels,):
+            return Volume(np.ascontiguousarray(np.moveaxis(voxels, -1, 0)), header.affine, header)
+    found, headers = zip(*(_read_channel(path) for path in files), strict=True)
     first = headers[0]
     problems = [problem for other in headers[1:] if (problem := _disagreement(first, other))]
     if problems:
         raise DataError(problems)
-    return Volume(np.stack(channels), first.affine, first)
+    return Volume(np.stack(found), first.affine, first)
 
 
 def read_label(path: Path | str) -> tuple[Array, Affine]:
@@ -179,13 +183,19 @@ def files_of(path: Path | str) -> tuple[Path, ...]:
 
 
 def _read_channel(path: Path) -> tuple[Array, VolumeHeader]:
+    voxels, header = _read_voxels(path)
+    if len(header.shape) > 3:
+        raise DataError(
+            f"{path}: has {len(header.shape)} axes {header.shape} where a volume has 3; where the last one holds channels, "
+            "name them in a dataset.json (modality), else split it into one file a channel or time point"
+        )
+    return voxels, header
+
+
+def _read_voxels(path: Path) -> tuple[Array, VolumeHeader]:
     voxels, header = _reader(path).read_voxels(path)
     if len(header.shape) < 3:
         raise DataError(f"{path}: a 2D image of {header.shape} pixels; medcl works on 3D volumes")
-    if len(header.shape) > 3:
-        raise DataError(
-            f"{path}: has {len(header.shape)} axes {header.shape} where a volume has 3; split it into one file a channel or time point"
-        )
     if voxels.size == 0:
         raise DataError(f"{path}: holds no voxels (shape {header.shape})")
     return voxels, header

@@ -126,7 +126,7 @@ def _build_record(job: _Job) -> tuple[Row, Seen]:
 
 
 def _prepared(record: Record, recipe: Recipe) -> Prepared:
-    volume = read_volume(record.volume)
+    volume = read_volume(record.volume, channels=len(recipe.channels))
     if record.label is None:
         return prepare(volume, recipe)
     label, affine = read_label(record.label)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from functools import partial
 
 import numpy as np
 
@@ -97,7 +98,7 @@ def fingerprint(manifest: Manifest, workers: int = 1, progress: Progress | None 
     records = [record for record in manifest.records if record.volume]
     found: dict[int, tuple[RecordPrint, list[float]]] = {}
     problems: list[str] = []
-    for index, result in on_each(_print_of, records, workers, progress):
+    for index, result in on_each(partial(_print_of, len(manifest.channel_names)), records, workers, progress):
         if isinstance(result, DataError):
             problems += result.problems
         else:
@@ -120,8 +121,8 @@ def fingerprint(manifest: Manifest, workers: int = 1, progress: Progress | None 
     return Fingerprint(records=tuple(prints), body=body)
 
 
-def _print_of(record: Record) -> tuple[RecordPrint, list[float]]:
-    volume = read_volume(record.volume)
+def _print_of(channels: int, record: Record) -> tuple[RecordPrint, list[float]]:
+    volume = read_volume(record.volume, channels=channels)
     data, affine = to_ras(volume.data.astype(np.float32), volume.affine)
     if not np.isfinite(data).all():
         raise DataError(

@@ -127,8 +127,12 @@ def _label_values(facts: VolumeFacts) -> Iterator[Finding]:
 def _channels(record: Record, manifest: Manifest, facts: Mapping[Path, VolumeFacts]) -> Iterator[Finding]:
     names = manifest.channel_names
     channels = [facts[path] for path in record.volume if path in facts]
-    in_one_file = len(channels) == 1 and len(channels[0].shape) == 4
-    if names and record.volume and len(record.volume) != len(names) and not in_one_file:
+    if (
+        names
+        and record.volume
+        and len(channels) == len(record.volume)
+        and sum(one.channels for one in channels) != len(names)
+    ):
         message = f"{len(record.volume)} files where the data set has {len(names)} channels ({', '.join(names)})"
         yield finding("channel-count", record.volume[0], message)
     usable = [channel for channel in channels if _is_usable(channel)]

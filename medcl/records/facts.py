@@ -25,7 +25,7 @@ class VolumeFacts:
     """One file, read once. ``error`` is one line where it could not be read; what follows it is then empty.
 
     ``digest`` is the SHA-256 of the file's bytes (of a DICOM series: of the file that names it), ``voxels`` that of the
-    decoded array. ``shape`` is as stored. ``affine`` maps voxel centres to RAS mm and ``spacing`` (mm) is that of the
+    decoded array. ``shape`` is as stored, without the last axis where that holds ``channels``. ``affine`` maps voxel centres to RAS mm and ``spacing`` (mm) is that of the
     affine; ``pixdim`` is the spacing that a NIfTI header states beside it and ``form_distance`` how far (mm, at a
     corner) its sform and qform lie apart. ``orientation`` is None where the file does not say. ``values`` counts the
     voxels of each value: of a label of whole numbers, and of an image with few of them.
@@ -41,6 +41,7 @@ class VolumeFacts:
     dtype: str = ""
     modality: str | None = None
     shape: tuple[int, ...] = ()
+    channels: int = 1
     affine: tuple[tuple[float, ...], ...] = ()
     spacing: tuple[float, ...] = ()
     pixdim: tuple[float, ...] = ()

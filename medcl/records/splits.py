@@ -26,11 +26,11 @@ class Split:
     test: tuple[str, ...]
 
 
-def split(manifest: Manifest, test: int = 0, validation: int = 0, seed: int = 0) -> Split:
+def split(manifest: Manifest, test: float = 0, validation: float = 0, seed: int = 0) -> Split:
     """Hold out subjects until ``test`` and then ``validation`` records are reached; the rest is for training.
 
     Counts are records, but a subject is never divided: a part holds the whole of its last subject, so it may be
-    larger than asked. The choice depends on subjects and ``seed`` only, and the test part not on ``validation``.
+    larger than asked. A count below 1 is a share of the records that are drawn from. The choice depends on subjects and ``seed`` only, and the test part not on ``validation``.
     Records whose data set declares a split keep it and are not drawn from; those declared held out that have no
     label in a data set with labels (a challenge's hidden test) are in no part: they cannot be scored and must not
     be trained on. Raises DataError where a subject is declared on two sides or nothing is left to train on.
@@ -47,7 +47,11 @@ def split(manifest: Manifest, test: int = 0, validation: int = 0, seed: int = 0)
             free[record.subject].append(record.id)
         elif declares == "train" or record.label is not None or not scored:
             parts[declares].append(record.id)
-    wanted: dict[SplitName, int] = {"test": test, "validation": validation}
+    drawable = sum(map(len, free.values()))
+    wanted: dict[SplitName, int] = {
+        "test": _count(test, drawable),
+        "validation": _count(validation, drawable),
+    }
     drawn: Counter[SplitName] = Counter()
     for subject in _shuffled(free, f"split {seed}"):
         part: SplitName = next((name for name, count in wanted.items() if drawn[name] < count), "train")
@@ -60,6 +64,11 @@ def split(manifest: Manifest, test: int = 0, validation: int = 0, seed: int = 0)
             "(a subject is never divided); lower data.test or data.validation"
         )
     return Split(tuple(sorted(parts["train"])), tuple(sorted(parts["validation"])), tuple(sorted(parts["test"])))
+
+
+def _count(held_out: float, records: int) -> int:
+    """A share as a count, of at least one record."""
+    return int(held_out) if held_out >= 1 or held_out == 0 else max(1, round(held_out * records))
 
 
 def labelled_subset(

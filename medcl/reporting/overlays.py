@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from medcl.modalities.volume import read_label, read_volume
+from medcl.modalities.volume import read_header, read_label, read_volume
 from medcl.reporting.figures import figure, to_svg
 from medcl.types import Affine, Array
 
@@ -37,7 +37,8 @@ def overlay_figure(case: Overlay) -> Markup:
 
     Axes are turned to right-anterior-superior: the patient's right is on the right, anterior and superior are up.
     """
-    volume = read_volume(case.image)
+    first = case.image[0]
+    volume = read_volume(first, channels=(*read_header(first).shape, 1)[3])
     image, spacing = _upright(np.asarray(volume.data[0], dtype=np.float32), volume.affine)
     truth, _ = _upright(*read_label(case.truth))
     prediction, _ = _upright(*read_label(case.prediction))

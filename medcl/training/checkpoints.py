@@ -12,18 +12,21 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Callback
 
+from medcl.runs import RunFolder
+
 log = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class Checkpointer(Callback):
-    """Writes ``path`` every ``every`` steps, atomically; and once more, then stops, when a signal asks to.
+    """Writes ``path`` in ``run`` every ``every`` steps, atomically; and once more, then stops, when a signal asks to.
 
     SIGTERM, SIGUSR1 (what clusters send before the time is over) and the first Ctrl-C let the current step finish.
     """
 
-    def __init__(self, path: Path, every: int) -> None:
+    def __init__(self, run: RunFolder, path: Path, every: int) -> None:
+        self.run = run
         self.path = path
         self.every = every
         self.stopped = False
@@ -66,6 +69,7 @@ class Checkpointer(Callback):
             with open(part, "rb") as stream:
                 os.fsync(stream.fileno())
             os.replace(part, self.path)
+            self.run.record_usage()
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._put_back()

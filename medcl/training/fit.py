@@ -50,7 +50,7 @@ def fit(
     resumable = resume and path.is_file()
     if is_first_process():
         rewind(run, stage, _step_of(path) if resumable else 0)
-    checkpointer = Checkpointer(path, config.checkpoint_every)
+    checkpointer = Checkpointer(run, path, config.checkpoint_every)
     monitor = Monitor(config.log_every, stage)
     best = KeepBest() if keep_best or validate_every else None
     callbacks: list[Callback | None] = [best, monitor, checkpointer]
@@ -82,6 +82,7 @@ def fit(
         use_distributed_sampler=False,
         default_root_dir=run.path,
     )
+    run.record(device=_device_name(trainer.strategy.root_device), precision=config.precision)
     trainer.fit(task, ckpt_path=path if resumable else None, weights_only=True if resumable else None)
     if checkpointer.stopped:
         return False
@@ -108,6 +109,10 @@ def _step_of(path: Path) -> int:
             f"{path}: this checkpoint cannot be read ({error}); remove it to start the stage anew"
         ) from error
     return int(state["global_step"])
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _quieten() -> None:

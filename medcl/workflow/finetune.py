@@ -10,7 +10,7 @@ import medcl.objectives  # noqa: F401  (announces the objectives)
 from medcl.config.finetune import FinetuneConfig
 from medcl.encoders.build import build_encoder
 from medcl.encoders.segmenter import Segmenter
-from medcl.errors import DataError
+from medcl.errors import ConfigError, DataError
 from medcl.reporting.run_page import write_page
 from medcl.runs import RunFolder, is_first_process
 from medcl.seeds import derive_seed
@@ -35,6 +35,8 @@ def finetune(config: FinetuneConfig, *, resume: bool = False, progress: bool = T
     with run.started("finetune", config, seed=config.seed, resume=resume):
         weights = find_weights(config.init) if config.init is not None else None
         scans = open_scans(config.data, weights.recipe if weights else config.recipe, run.path)
+        if config.select == "best" and not scans.split.validation:
+            raise ConfigError("select=best needs validation records; set data.validation, or select=last")
         recipe = scans.store.recipe
         ids = labelled_ids(scans, config.data)
         labels = recipe.labels or scans.manifest.label_names
@@ -68,8 +70,6 @@ def finetune(config: FinetuneConfig, *, resume: bool = False, progress: bool = T
             validation=(scans.store, scans.split.validation) if scans.split.validation else None,
             pretrained=weights is not None,
         )
-        if config.select == "best" and not scans.split.validation:
-            raise DataError("select=best needs validation records; set data.validation, or select=last")
         done = fit(
             task,
             config.trainer,

@@ -97,3 +97,9 @@ def test_a_subset_takes_labelled_records_only() -> None:
     assert sorted(labelled_subset(manifest, manifest.ids)) == ["r0", "r3", "r6"]
     with pytest.raises(DataError, match="4 labelled records are asked for, but 3"):
         labelled_subset(manifest, manifest.ids, 4)
+
+
+def test_a_share_holds_out_that_part_of_the_records_and_never_none() -> None:
+    manifest = _cohort([1] * 200)
+    assert split(manifest, 0.25, 0.1) == split(manifest, 50, 20)
+    assert len(split(_cohort([1] * 3), 0.1).test) == 1

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from medcl.cli.options import PrintConfig
+
 
 def command(
     data: Annotated[
@@ -19,9 +21,7 @@ def command(
     check: Annotated[
         bool, typer.Option("--check", help="Read an existing store again; exit code 1 if it is damaged.")
     ] = False,
-    print_config: Annotated[
-        bool, typer.Option("--print-config", help="Print the commented configuration and stop.")
-    ] = False,
+    print_config: PrintConfig = False,
 ) -> None:
     """Reorient, resample, normalise and store volumes once. Run again, it does what is new or was interrupted.
 

@@ -1,20 +1,13 @@
 """`medcl pretrain`."""
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
+from medcl.cli.options import ConfigFile, Overrides, PrintConfig, Resume
 
 
 def command(
-    config: Annotated[Path | None, typer.Argument(help="YAML file, or one that comes with medcl")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="key=value, such as data.path=scans/ out=runs/pre")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in out.")] = False,
-    print_config: Annotated[
-        bool, typer.Option("--print-config", help="Print the commented configuration and stop.")
-    ] = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    print_config: PrintConfig = False,
 ) -> None:
     """Learn an encoder from unlabelled volumes.
 

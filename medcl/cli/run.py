@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from medcl.cli.options import PrintConfig
+
 
 def command(
     pipeline: Annotated[
@@ -13,9 +15,7 @@ def command(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="key=value, such as data.path=scans/ out=runs/study jobs=2")
     ] = None,
-    print_config: Annotated[
-        bool, typer.Option("--print-config", help="Print the commented configuration and stop.")
-    ] = False,
+    print_config: PrintConfig = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would run and stop.")] = False,
 ) -> None:
     """Run a pipeline: pretrain, then fine-tune, predict and score every cell of a grid, and write one page.

@@ -47,6 +47,20 @@ def required(value: Tensor | None, objective: str, remedy: str) -> Tensor:
     return value
 
 
+class _Excludes(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def exclude_same_subject(self) -> bool: ...
+
+
+def excluded_subjects(entry: _Excludes, codes: Codes) -> Tensor | None:
+    """The subjects of ``codes`` where ``entry`` says that two items of one patient are never negatives, else None."""
+    if not entry.exclude_same_subject:
+        return None
+    return required(codes.subject, entry.name, "exclude_same_subject needs the subjects of the batch")
+
+
 class _Stateless(Protocol):
     def loss(self, codes: Codes, gather: Gather) -> LossOutput: ...
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from medcl.config.objective import ObjectiveConfig
 from medcl.errors import ConfigError
-from medcl.objectives.codes import Codes, StatelessObjective, required
+from medcl.objectives.codes import Codes, StatelessObjective, excluded_subjects
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.kernel import contrast
 from medcl.objectives.masks import Mask, Same, SamePatient, Selected, as_spec
@@ -170,10 +170,7 @@ class NTXent(ObjectiveConfig):
         return StatelessObjective(self)
 
     def loss(self, codes: Codes, gather: Gather) -> LossOutput:
-        subject = None
-        if self.exclude_same_subject:
-            subject = required(codes.subject, self.name, "exclude_same_subject needs the subjects of the batch")
-        return nt_xent(codes.z, temperature=self.temperature, subject=subject, gather=gather)
+        return nt_xent(codes.z, temperature=self.temperature, subject=excluded_subjects(self, codes), gather=gather)
 
 
 class InfoNCE(ObjectiveConfig):
@@ -214,8 +211,6 @@ class ClipObjective(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(-math.log(entry.temperature)), requires_grad=entry.learnable)
 
     def forward(self, codes: Codes, gather: Gather = LOCAL) -> LossOutput:
-        subject = None
-        if self.entry.exclude_same_subject:
-            subject = required(codes.subject, "clip", "exclude_same_subject needs the subjects of the batch")
         temperature = 1 / self.log_scale.float().exp().clamp(1, 100)
+        subject = excluded_subjects(self.entry, codes)
         return clip(codes.z[0], codes.z[1], temperature=temperature, subject=subject, gather=gather)

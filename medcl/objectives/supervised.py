@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from medcl.config.objective import ObjectiveConfig
-from medcl.objectives.codes import Codes, StatelessObjective, required
+from medcl.objectives.codes import Codes, StatelessObjective, excluded_subjects, required
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.kernel import contrast
 from medcl.objectives.masks import Mask, Same, SamePatient, as_spec
@@ -89,16 +89,13 @@ class SupCon(ObjectiveConfig):
         return StatelessObjective(self)
 
     def loss(self, codes: Codes, gather: Gather) -> LossOutput:
-        subject = None
-        if self.exclude_same_subject:
-            subject = required(codes.subject, self.name, "exclude_same_subject needs the subjects of the batch")
         return supcon(
             codes.z,
             required(codes.labels, self.name, "needs a class for every record"),
             temperature=self.temperature,
             base_temperature=self.base_temperature,
             anchors=self.anchors,
-            subject=subject,
+            subject=excluded_subjects(self, codes),
             count_empty=self.count_empty,
             gather=gather,
         )

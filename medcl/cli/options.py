@@ -1,0 +1,11 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ConfigFile = Annotated[Path | None, typer.Argument(help="YAML file, or one that comes with medcl")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as data.path=scans/ out=runs/name")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in out.")]
+PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the commented configuration and stop.")]

@@ -30,8 +30,8 @@ class ObjectiveConfig(Strict):
     needs: ClassVar[frozenset[str]] = frozenset()
     name: str
 
-    def build(self, channels: int, spatial_dims: int) -> Any:
-        """The torch module ``(codes: Codes, gather: Gather) -> LossOutput`` of codes with that many ``channels``."""
+    def build(self, setting: Any) -> Any:
+        """The torch module ``(codes: Codes, gather: Gather) -> LossOutput`` for a :class:`~medcl.objectives.codes.Setting`."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it is built")
 
     @classmethod

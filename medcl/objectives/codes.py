@@ -13,6 +13,23 @@ from medcl.objectives.output import LossOutput
 
 
 @dataclass(frozen=True)
+class Setting:
+    """What an objective is built for.
+
+    ``channels``: D of the vectors or C of the maps it will read.   ``spatial_dims``: 2 or 3.
+    ``records``: ``Codes.record`` lies in [0, records); 0 where it is not known.   ``data_digest``: of the manifest they count.
+    ``steps``: optimiser steps of the stage, for schedules.   ``seed``: for what the objective draws itself.
+    """
+
+    channels: int
+    spatial_dims: int = 3
+    records: int = 0
+    data_digest: str = ""
+    steps: int = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Codes:
     """V views of B items, after the head of a term. Everything is view-major; item b of every view is one view centre.
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medcl.config.objective import ObjectiveConfig
-from medcl.objectives.codes import Codes, required
+from medcl.objectives.codes import Codes, Setting, required
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.kernel import as_temperature, masked_logsumexp, masked_mean, reduce, unit, wide
 from medcl.objectives.output import LossOutput, Reduction
@@ -175,8 +175,8 @@ class LocalLR(_LocalEntry):
     needs: ClassVar[frozenset[str]] = frozenset({"two_views", "shared_geometry"})
     name: Literal["local_lr"] = "local_lr"
 
-    def build(self, channels: int, spatial_dims: int) -> nn.Module:
-        return LocalObjective(self, channels, spatial_dims)
+    def build(self, setting: Setting) -> nn.Module:
+        return LocalObjective(self, setting)
 
 
 class LocalLD(_LocalEntry):
@@ -185,18 +185,18 @@ class LocalLD(_LocalEntry):
     needs: ClassVar[frozenset[str]] = frozenset({"shared_geometry", "partition", "aligned"})
     name: Literal["local_ld"] = "local_ld"
 
-    def build(self, channels: int, spatial_dims: int) -> nn.Module:
-        return LocalObjective(self, channels, spatial_dims)
+    def build(self, setting: Setting) -> nn.Module:
+        return LocalObjective(self, setting)
 
 
 class LocalObjective(nn.Module):
     """:func:`local_lr` or :func:`local_ld` on the maps of a batch, with the region code W as parameter."""
 
-    def __init__(self, entry: LocalLR | LocalLD, channels: int, spatial_dims: int) -> None:
+    def __init__(self, entry: LocalLR | LocalLD, setting: Setting) -> None:
         super().__init__()
         self.entry = entry
-        self.layout: Layout = entry.layout or ("standard13" if spatial_dims == 2 else "grid27")
-        length = channels * entry.size**spatial_dims
+        self.layout: Layout = entry.layout or ("standard13" if setting.spatial_dims == 2 else "grid27")
+        length = setting.channels * entry.size**setting.spatial_dims
         self.weight = None if entry.code is None else nn.Parameter(torch.randn(entry.code, length) / length**0.5)
 
     def forward(self, codes: Codes, gather: Gather = LOCAL) -> LossOutput:

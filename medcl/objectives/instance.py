@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from medcl.config.objective import ObjectiveConfig
 from medcl.errors import ConfigError
-from medcl.objectives.codes import Codes, StatelessObjective, excluded_subjects
+from medcl.objectives.codes import Codes, Setting, StatelessObjective, excluded_subjects
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.kernel import contrast
 from medcl.objectives.masks import Mask, Same, SamePatient, Selected, as_spec
@@ -166,7 +166,7 @@ class NTXent(ObjectiveConfig):
     temperature: PositiveFloat = Field(0.1, description="0.1 as for G^R; SimCLR's CIFAR recipes use 0.5")
     exclude_same_subject: bool = Field(False, description="two items of one patient are never negatives")
 
-    def build(self, channels: int, spatial_dims: int) -> nn.Module:
+    def build(self, setting: Setting) -> nn.Module:
         return StatelessObjective(self)
 
     def loss(self, codes: Codes, gather: Gather) -> LossOutput:
@@ -181,7 +181,7 @@ class InfoNCE(ObjectiveConfig):
     name: Literal["info_nce"] = "info_nce"
     temperature: PositiveFloat = Field(0.1, description="0.05 is the Multiple Negatives Ranking convention")
 
-    def build(self, channels: int, spatial_dims: int) -> nn.Module:
+    def build(self, setting: Setting) -> nn.Module:
         return StatelessObjective(self)
 
     def loss(self, codes: Codes, gather: Gather) -> LossOutput:
@@ -198,7 +198,7 @@ class Clip(ObjectiveConfig):
     learnable: bool = Field(True, description="the temperature is learned, in log form")
     exclude_same_subject: bool = Field(False, description="two items of one patient are never negatives")
 
-    def build(self, channels: int, spatial_dims: int) -> nn.Module:
+    def build(self, setting: Setting) -> nn.Module:
         return ClipObjective(self)
 
 

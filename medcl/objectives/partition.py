@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from medcl.config.objective import ObjectiveConfig
 from medcl.errors import ConfigError
-from medcl.objectives.codes import Codes, required
+from medcl.objectives.codes import Codes, Setting, required
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.kernel import contrast
 from medcl.objectives.masks import MaskSpec, Near, Same
@@ -116,7 +116,7 @@ class _PartitionEntry(ObjectiveConfig):
         None, description="views closer than this share of a partition are no negatives, on either side of a border"
     )
 
-    def build(self, channels: int, spatial_dims: int) -> nn.Module:
+    def build(self, setting: Setting) -> nn.Module:
         return PartitionObjective(self)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from medcl.config.objective import ObjectiveConfig
 from medcl.errors import ConfigError
-from medcl.objectives.codes import Codes, StatelessObjective, required
+from medcl.objectives.codes import Codes, Setting, StatelessObjective, required
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.kernel import reduce, wide
 from medcl.objectives.output import LossOutput, Reduction
@@ -49,7 +49,7 @@ class MaskedReconstruction(ObjectiveConfig):
 
     name: Literal["masked_reconstruction"] = "masked_reconstruction"
 
-    def build(self, channels: int, spatial_dims: int) -> nn.Module:
+    def build(self, setting: Setting) -> nn.Module:
         return StatelessObjective(self)
 
     def loss(self, codes: Codes, gather: Gather) -> LossOutput:

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from medcl.config.objective import ObjectiveConfig
-from medcl.objectives.codes import Codes, StatelessObjective, excluded_subjects, required
+from medcl.objectives.codes import Codes, Setting, StatelessObjective, excluded_subjects, required
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.kernel import contrast
 from medcl.objectives.masks import Mask, Same, SamePatient, as_spec
@@ -85,7 +85,7 @@ class SupCon(ObjectiveConfig):
     count_empty: bool = Field(False, description="anchors without a positive count in the mean as 0")
     exclude_same_subject: bool = Field(False, description="two items of one patient are never negatives")
 
-    def build(self, channels: int, spatial_dims: int) -> nn.Module:
+    def build(self, setting: Setting) -> nn.Module:
         return StatelessObjective(self)
 
     def loss(self, codes: Codes, gather: Gather) -> LossOutput:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from medcl.distributed import choose_gather
 from medcl.encoders.heads import build_head
 from medcl.encoders.volume import Encoder
 from medcl.errors import ConfigError
-from medcl.objectives.codes import Codes
+from medcl.objectives.codes import Codes, Setting
 from medcl.objectives.output import LossOutput
 from medcl.seeds import derive_seed
 from medcl.tasks.places import channels_at, decoder_depth, features_at, numbered
@@ -27,13 +28,13 @@ from medcl.views.view import View
 class Term(nn.Module):
     """A weighted objective at a place of the network, with its head."""
 
-    def __init__(self, config: TermConfig, objective: ObjectiveConfig, encoder: Encoder) -> None:
+    def __init__(self, config: TermConfig, objective: ObjectiveConfig, encoder: Encoder, setting: Setting) -> None:
         super().__init__()
         self.name = objective.name
         self.at = numbered(encoder, config.at)
         self.weight = config.weight
         self.head = build_head(config.head, channels_at(encoder, self.at), encoder.spatial_dims)
-        self.objective = objective.build(self.head.out_channels, encoder.spatial_dims)
+        self.objective = objective.build(replace(setting, channels=self.head.out_channels))
 
 
 class PretrainTask(RenderedTask):
@@ -45,6 +46,7 @@ class PretrainTask(RenderedTask):
         objectives: the objective of each term, in the order of ``stage.terms``.
         sampler: makes the views.
         subjects: ``(records,)`` subject number of every record the sampler knows, by its record index.
+        data_digest: of the manifest; a state that an objective keeps per record is of these data only.
         accumulate, workers, seed: see RenderedTask.
     """
 
@@ -56,6 +58,7 @@ class PretrainTask(RenderedTask):
         sampler: ViewSampler,
         subjects: Tensor,
         *,
+        data_digest: str = "",
         accumulate: int = 1,
         workers: int = 0,
         seed: int = 0,
@@ -70,8 +73,16 @@ class PretrainTask(RenderedTask):
         )
         self.encoder = encoder
         self.stage = stage
+        setting = Setting(
+            channels=0,
+            spatial_dims=encoder.spatial_dims,
+            records=len(sampler.ids),
+            data_digest=data_digest,
+            steps=stage.steps,
+            seed=self.seed,
+        )
         self.terms = nn.ModuleList(
-            Term(term, objective, encoder) for term, objective in zip(stage.terms, objectives, strict=True)
+            Term(term, objective, encoder, setting) for term, objective in zip(stage.terms, objectives, strict=True)
         )
         self.depth = decoder_depth([str(term.at) for term in self.terms])
         self.register_buffer("subjects", subjects, persistent=False)

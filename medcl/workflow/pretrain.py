@@ -67,6 +67,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
                 objectives_of(config, stage),
                 sampler,
                 torch.tensor(scans.subjects(sampler.ids)),
+                data_digest=scans.manifest.digest,
                 accumulate=config.trainer.accumulate,
                 workers=config.trainer.workers,
                 seed=seed,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from medcl.config.objective import ObjectiveConfig
-from medcl.objectives.codes import Codes
+from medcl.objectives.codes import Codes, Setting
 from medcl.objectives.dense import LocalLD, LocalLR
 from medcl.objectives.instance import Clip, InfoNCE, NTXent, clip, info_nce, nt_xent
 from medcl.objectives.output import LossOutput
@@ -55,7 +55,7 @@ def _codes(name: str, *, items: int = 6, dtype: torch.dtype = torch.float64, see
 def _loss(name: str, codes: Codes, **changes: Any) -> LossOutput:
     entry = ENTRIES[name].model_copy(update=changes)
     space = 3 if codes.z.ndim < 5 or codes.z.ndim == 6 else 2
-    module = entry.build(codes.z.shape[2], space)
+    module = entry.build(Setting(codes.z.shape[2], space))
     found: LossOutput = module(codes)
     return found
 
@@ -177,7 +177,7 @@ def test_same_value_on_the_accelerator() -> None:
     for name, entry in ENTRIES.items():
         codes = _codes(name)
         tensors = {key: value.cuda() for key, value in vars(codes).items() if isinstance(value, Tensor)}
-        module = entry.build(3, 3 if "3D" in name else 2)
+        module = entry.build(Setting(3, 3 if "3D" in name else 2))
         expected = module(codes).loss
         torch.testing.assert_close(module.cuda()(replace(codes, **tensors)).loss.cpu(), expected, rtol=1e-6, atol=1e-9)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medcl.config.objective import ObjectiveConfig
 from medcl.errors import ConfigError
-from medcl.objectives.codes import Codes
+from medcl.objectives.codes import Codes, Setting
 from medcl.objectives.dense import LocalLD, LocalLR, local_ld, local_lr, region_codes
 from medcl.objectives.regions import region_corners, region_neighbours, region_shares, region_vectors
 from tests.laws import plain_loops
@@ -95,7 +95,7 @@ def test_entries_equal_the_loop(shape: tuple[int, ...], count: int | None) -> No
         (LocalLD(layout=layout, neighbours=count, code=5), ld_pairs),
     ]
     for entry, pairs in entries:
-        module = entry.build(2, len(shape)).double()
+        module = entry.build(Setting(2, len(shape))).double()
         module.weight = torch.nn.Parameter(weight)
         found = module(Codes(z=maps, partition=partition.expand(2, 4)))
         terms = [t for i, j in pairs for t in plain_loops.local_terms(codes[i], codes[j], table, 0.1)]
@@ -107,7 +107,7 @@ def test_entries_equal_the_loop(shape: tuple[int, ...], count: int | None) -> No
 def test_all_codes_equal(count: int | None, negatives: int) -> None:
     for entry in (LocalLR(neighbours=count), LocalLD(neighbours=count)):
         codes = Codes(z=torch.ones(2, 3, 4, 7, 8, 9), partition=torch.zeros(2, 3, dtype=torch.long))
-        found = entry.build(4, 3)(codes)
+        found = entry.build(Setting(4, 3))(codes)
         assert found.loss.item() == pytest.approx(math.log(1 + negatives), rel=1e-5)
         assert found.all_equal == pytest.approx(math.log(1 + negatives), rel=1e-5)
 
@@ -145,7 +145,7 @@ def test_shares_of_regions_in_a_finer_body_mask() -> None:
     body[:, :4] = True
     corners = torch.tensor([[0, 0], [1, 1], [2, 2]])
     assert region_shares(body, (4, 4), corners, 2).tolist() == [[1.0, 0.5, 0.0]]
-    module = LocalLR(code=None, inside=0.1).build(1, 2)
+    module = LocalLR(code=None, inside=0.1).build(Setting(1, 2))
     with pytest.raises(ConfigError, match="inside needs the body"):
         module(Codes(z=torch.randn(2, 1, 1, 8, 8)))
 

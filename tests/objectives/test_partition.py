@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from medcl.errors import ConfigError
-from medcl.objectives.codes import Codes
+from medcl.objectives.codes import Codes, Setting
 from medcl.objectives.partition import GlobalGD, GlobalGDMinus, partition_contrastive
 
 
@@ -114,7 +114,7 @@ def _codes(partition: Tensor, record: Tensor) -> Codes:
 
 
 def test_one_partition_gives_zero_and_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    module = GlobalGDMinus().build(3, 3)
+    module = GlobalGDMinus().build(Setting(3, 3))
     codes = _codes(torch.zeros(4, dtype=torch.long), torch.arange(4))
     with caplog.at_level(logging.WARNING):
         losses = [module(codes).loss, module(codes).loss]
@@ -127,11 +127,11 @@ def test_one_partition_gives_zero_and_one_warning(caplog: pytest.LogCaptureFixtu
 
 def test_one_volume_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        GlobalGD().build(3, 3)(_codes(torch.arange(4), torch.zeros(4, dtype=torch.long)))
+        GlobalGD().build(Setting(3, 3))(_codes(torch.arange(4), torch.zeros(4, dtype=torch.long)))
     assert "the batch holds one volume" in caplog.text
 
 
 def test_missing_partitions_name_the_key_to_set() -> None:
     codes = Codes(z=torch.randn(2, 4, 3), record=torch.arange(4))
     with pytest.raises(ConfigError, match=r"global_gd: needs partitions; set views\.centre\.name=partition"):
-        GlobalGD().build(3, 3)(codes)
+        GlobalGD().build(Setting(3, 3))(codes)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from medcl.errors import ConfigError
-from medcl.objectives.codes import Codes
+from medcl.objectives.codes import Codes, Setting
 from medcl.objectives.reconstruction import MaskedReconstruction, masked_reconstruction
 
 
@@ -39,7 +39,7 @@ def test_nothing_hidden_gives_zero() -> None:
 
 def test_entry_reads_image_and_hidden_and_says_what_is_missing() -> None:
     restored, image, hidden = (tensor[None] for tensor in _given())
-    module = MaskedReconstruction().build(2, 3)
+    module = MaskedReconstruction().build(Setting(2, 3))
     found = module(Codes(z=restored, image=image, hidden=hidden))
     torch.testing.assert_close(found.loss, masked_reconstruction(restored[0], image[0], hidden[0]).loss)
     assert found.all_equal is None

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from medcl.distributed import AllGather, choose_gather
-from medcl.objectives.codes import Codes
+from medcl.objectives.codes import Codes, Setting
 from medcl.objectives.dense import LocalLD, LocalLR
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.instance import Clip, InfoNCE, NTXent
@@ -64,7 +64,7 @@ def gradients(name: str, items: slice, gather: Gather) -> tuple[Tensor, list[Ten
     else:
         encoder = nn.Linear(WIDTH, 4).double()
         z = encoder(given["vectors"])
-    objective = entry.build(2, 2).double()
+    objective = entry.build(Setting(2, 2)).double()
     metadata = {key: value for key, value in given.items() if key not in ("vectors", "maps")}
     found = objective(Codes(z=z, parts=(1, 1, 2), **metadata), gather)
     parameters = [*encoder.parameters(), *objective.parameters()]

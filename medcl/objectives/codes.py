@@ -34,6 +34,7 @@ class Codes:
     """V views of B items, after the head of a term. Everything is view-major; item b of every view is one view centre.
 
     ``z``: vectors (V, B, D), or maps (V, B, C, *S) of voxel features, or (V, B, 1, *S) restored images.
+    ``teacher``: what the slowly moving copy of encoder and head gives for the same views, as ``z``, without gradient.
     ``record``, ``subject`` (B,): integers, equal where items come from one record or one patient.
     ``partition`` (V, B): partition of the body that the view's centre lies in, -1 for none; ``parts``: how many along each axis.
     ``position`` (V, B, 3): centre in the body box, in [0, 1].   ``affine`` (V, B, 4, 4): view voxel to world millimetres.
@@ -44,6 +45,7 @@ class Codes:
     """
 
     z: Tensor
+    teacher: Tensor | None = None
     record: Tensor | None = None
     subject: Tensor | None = None
     partition: Tensor | None = None

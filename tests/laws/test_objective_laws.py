@@ -1,132 +1,95 @@
-"""Properties that every contrastive objective has (volumetric.md 0, P1-P6; objectives.md 1.5, 10), and closed forms."""
+"""Properties that every objective has (volumetric.md 0, P1-P6; objectives.md 1.5, 10), and closed forms."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from medcl.config.objective import ObjectiveConfig
-from medcl.objectives.codes import Codes, Setting
-from medcl.objectives.dense import LocalLD, LocalLR
-from medcl.objectives.instance import Clip, InfoNCE, NTXent, clip, info_nce, nt_xent
-from medcl.objectives.output import LossOutput
-from medcl.objectives.partition import GlobalGD, GlobalGDMinus
+from medcl.objectives.codes import Codes
+from medcl.objectives.instance import clip, info_nce, nt_xent
 from medcl.objectives.segmentation import segmentation_loss, soft_dice
-from medcl.objectives.supervised import SupCon, supcon
+from medcl.objectives.state import StatefulObjective
+from medcl.objectives.supervised import supcon
+from tests.laws.case import Case, Law, with_items, with_views
+from tests.laws.cases import CASES
 
-ENTRIES: dict[str, ObjectiveConfig] = {
-    "info_nce": InfoNCE(),
-    "clip": Clip(),
-    "nt_xent": NTXent(),
-    "nt_xent, patients": NTXent(exclude_same_subject=True),
-    "supcon": SupCon(),
-    "global_gd_minus": GlobalGDMinus(),
-    "global_gd": GlobalGD(norm="paper", guard=0.3),
-    "local_lr": LocalLR(code=None),
-    "local_lr, all": LocalLR(code=None, neighbours=None, inside=0.3),
-    "local_ld": LocalLD(code=None),
-    "local_ld, 3D": LocalLD(code=None, layout="bcc15"),
-}
-each_objective = pytest.mark.parametrize("name", ENTRIES)
+each_objective = pytest.mark.parametrize("name", CASES)
 
 
-def _codes(name: str, *, items: int = 6, dtype: torch.dtype = torch.float64, seed: int = 0) -> Codes:
-    """A batch of two views; local objectives get maps that are not square."""
-    draw = torch.Generator().manual_seed(seed)
-    space = () if ENTRIES[name].reads == "vectors" else (6, 5, 5) if "3D" in name else (9, 7)
-    position = torch.rand(2, items, 3, generator=draw)
-    return Codes(
-        z=torch.randn(2, items, 3, *space, generator=draw, dtype=torch.float64).to(dtype),
-        record=torch.arange(items) // 2,
-        subject=torch.arange(items) // 3,
-        partition=(torch.arange(items) % 2).expand(2, items),
-        parts=(1, 1, 2),
-        position=position,
-        labels=torch.arange(items) % 3,
-        body=torch.rand(2, items, *space, generator=draw) < 0.5 if space else None,
-    )
+def obeying(law: Law) -> pytest.MarkDecorator:
+    """Parametrised with the names of the objectives that obey ``law``."""
+    return pytest.mark.parametrize("name", [name for name, case in CASES.items() if law not in case.exempt])
 
 
-def _loss(name: str, codes: Codes, **changes: Any) -> LossOutput:
-    entry = ENTRIES[name].model_copy(update=changes)
-    space = 3 if codes.z.ndim < 5 or codes.z.ndim == 6 else 2
-    module = entry.build(Setting(codes.z.shape[2], space))
-    found: LossOutput = module(codes)
-    return found
-
-
-def _with_items(codes: Codes, order: Tensor) -> Codes:
-    per_item = ("record", "subject", "labels")
-    per_view = ("z", "partition", "position", "body")
-    values = {name: getattr(codes, name)[order] for name in per_item}
-    values |= {name: getattr(codes, name)[:, order] for name in per_view if getattr(codes, name) is not None}
-    return replace(codes, **values)
-
-
-def _with_views(codes: Codes, order: list[int]) -> Codes:
-    per_view = ("z", "partition", "position", "body")
-    return replace(
-        codes, **{name: getattr(codes, name)[order] for name in per_view if getattr(codes, name) is not None}
-    )
-
-
-def _scaled(codes: Codes, factors: Tensor) -> Codes:
+def scaled(codes: Codes, factors: Tensor) -> Codes:
     return replace(codes, z=codes.z * factors.view(*factors.shape, *[1] * (codes.z.ndim - 2)))
 
 
-@each_objective
+def test_every_objective_has_a_case() -> None:
+    assert {case.entry.name for case in CASES.values()} == set(ObjectiveConfig.known)
+
+
+@obeying("items")
 def test_order_of_items_does_not_matter(name: str) -> None:
-    codes = _codes(name)
-    order = torch.tensor([3, 0, 5, 1, 4, 2])
-    torch.testing.assert_close(_loss(name, _with_items(codes, order)).loss, _loss(name, codes).loss)
+    case, order = CASES[name], torch.tensor([3, 0, 5, 1, 4, 2])
+    codes = case.codes()
+    torch.testing.assert_close(case.loss(with_items(codes, order)).loss, case.loss(codes).loss)
 
 
-@pytest.mark.parametrize("name", sorted(ENTRIES.keys() - {"info_nce"}))  # there one view asks and the other answers
+@obeying("views")
 def test_order_of_views_does_not_matter(name: str) -> None:
-    codes = _codes(name)
-    torch.testing.assert_close(_loss(name, _with_views(codes, [1, 0])).loss, _loss(name, codes).loss)
+    case = CASES[name]
+    codes = case.codes()
+    turned = with_views(codes, [*range(1, case.views), 0])
+    torch.testing.assert_close(case.loss(turned).loss, case.loss(codes).loss)
 
 
-@each_objective
+@obeying("length")
 def test_length_of_embeddings_does_not_matter(name: str) -> None:
-    codes = _codes(name)
-    factors = torch.logspace(-2, 2, 12, dtype=torch.float64).view(2, 6)
-    torch.testing.assert_close(_loss(name, _scaled(codes, factors)).loss, _loss(name, codes).loss)
+    case = CASES[name]
+    codes = case.codes()
+    factors = torch.logspace(-2, 2, 6 * case.views, dtype=torch.float64).view(case.views, 6)
+    torch.testing.assert_close(case.loss(scaled(codes, factors)).loss, case.loss(codes).loss)
 
 
-@each_objective
+@obeying("rotation")
 def test_one_rotation_of_all_embeddings_does_not_matter(name: str) -> None:
-    codes = _codes(name)
+    case = CASES[name]
+    codes = case.codes()
     draw = torch.Generator().manual_seed(4)
     rotation = torch.linalg.qr(torch.randn(3, 3, generator=draw, dtype=torch.float64)).Q
-    turned = replace(codes, z=torch.einsum("vbc...,cd->vbd...", codes.z, rotation))
-    torch.testing.assert_close(_loss(name, turned).loss, _loss(name, codes).loss)
+    z, teacher = (torch.einsum("vbc...,cd->vbd...", given, rotation) for given in (codes.z, codes.teacher))
+    torch.testing.assert_close(case.loss(replace(codes, z=z, teacher=teacher)).loss, case.loss(codes).loss)
 
 
-@each_objective
+@obeying("gradient")
 def test_gradient_equals_central_differences(name: str) -> None:
-    codes = _codes(name, items=4)
-    if ENTRIES[name].reads == "maps":  # a map of the smallest size that still has several regions
-        codes = replace(codes, z=codes.z[..., :5, :5].contiguous(), body=None)
-    changes = {"inside": None} if "local" in name else {}
+    case = CASES[name]
+    codes, changes = case.codes(items=4), {}
+    if case.space:  # a map of the smallest size that still has several regions
+        near = (..., *[slice(5)] * len(case.space))
+        small = {part: getattr(codes, part)[near].contiguous() for part in ("z", "image", "hidden")}
+        codes, changes = replace(codes, **small, body=None), {"inside": None} if "local" in name else {}
     z = codes.z.clone().requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda z: _loss(name, replace(codes, z=z), **changes).loss, [z], fast_mode=z.numel() > 100
+        lambda z: case.loss(replace(codes, z=z), **changes).loss, [z], fast_mode=z.numel() > 100
     )
 
 
-@each_objective
+@obeying("low temperature")
 @pytest.mark.parametrize("length", [1e-8, 1.0, 1e8])
 def test_finite_at_low_temperature_and_extreme_lengths(name: str, length: float) -> None:
-    codes = _codes(name, dtype=torch.float32)
+    case = CASES[name]
+    codes = case.codes(dtype=torch.float32)
     unit = codes.z.flatten(2)
     z = (unit / unit.norm(dim=-1, keepdim=True) * length).view(codes.z.shape).requires_grad_()
-    found = _loss(name, replace(codes, z=z), temperature=0.01)
+    cold = {"temperature": 0.01} if "temperature" in type(case.entry).model_fields else {}
+    found = case.loss(replace(codes, z=z), **cold)
     assert found.loss.isfinite()
     (gradient,) = torch.autograd.grad(found.loss, [z])
     assert gradient.isfinite().all()
@@ -135,51 +98,108 @@ def test_finite_at_low_temperature_and_extreme_lengths(name: str, length: float)
 
 @each_objective
 def test_autocast_computes_in_float32(name: str) -> None:
-    codes = _codes(name, dtype=torch.bfloat16)
+    case = CASES[name]
+    codes = case.codes(dtype=torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
-        found = _loss(name, codes)
+        found = case.loss(codes)
     assert found.loss.dtype == torch.float32
-    torch.testing.assert_close(found.loss, _loss(name, replace(codes, z=codes.z.float())).loss, rtol=0, atol=0)
-    exact = _loss(name, _codes(name, dtype=torch.float32)).loss
+    teacher = None if codes.teacher is None else codes.teacher.float()
+    image = None if codes.image is None else codes.image.float()
+    as_float = replace(codes, z=codes.z.float(), teacher=teacher, image=image)
+    torch.testing.assert_close(found.loss, case.loss(as_float).loss, rtol=0, atol=0)
+    exact = case.loss(case.codes(dtype=torch.float32)).loss
     torch.testing.assert_close(found.loss, exact, rtol=1e-2, atol=1e-2)
 
 
-@each_objective
+@obeying("equal")
 def test_identical_embeddings_give_the_all_equal_value(name: str) -> None:
-    codes = _codes(name)
-    level = _loss(name, codes).all_equal
+    case = CASES[name]
+    codes = case.codes()
+    level = case.loss(codes).all_equal
     assert level is not None
-    found = _loss(name, replace(codes, z=torch.ones_like(codes.z)))
+    found = case.loss(replace(codes, z=torch.ones_like(codes.z), teacher=torch.ones_like(codes.z)))
     torch.testing.assert_close(found.loss, level)
     torch.testing.assert_close(found.all_equal, level)
+
+
+@obeying("cosines")
+def test_similarities_are_reported(name: str) -> None:
+    case = CASES[name]
+    codes = case.codes()
+    assert {"positive_cosine", "negative_cosine", "valid_terms", "without_positive"} <= set(case.loss(codes).parts)
+    found = case.loss(replace(codes, z=torch.ones_like(codes.z), teacher=torch.ones_like(codes.z)))
     assert found.parts["positive_cosine"] == pytest.approx(1)
     assert found.parts["negative_cosine"] == pytest.approx(1)
 
 
 @each_objective
 def test_parts_are_detached_scalars(name: str) -> None:
-    codes = _codes(name)
-    found = _loss(name, replace(codes, z=codes.z.requires_grad_()))
-    assert {"positive_cosine", "negative_cosine", "valid_terms", "without_positive"} <= set(found.parts)
+    case = CASES[name]
+    codes = case.codes()
+    found = case.loss(replace(codes, z=codes.z.requires_grad_()))
     assert all(value.ndim == 0 and not value.requires_grad for value in found.parts.values())
     assert found.loss.requires_grad
+    assert found.all_equal is None or not found.all_equal.requires_grad
 
 
 @each_objective
 def test_entry_is_known_by_its_name(name: str) -> None:
-    entry = ENTRIES[name]
+    entry = CASES[name].entry
     assert ObjectiveConfig.known[entry.name] is type(entry)
     assert type(entry).model_validate(entry.model_dump()) == entry
 
 
+# State (objectives.md 1.4)
+
+STATEFUL = [name for name, case in CASES.items() if isinstance(case.module(), StatefulObjective)]
+
+
+def _trace(module: torch.nn.Module, case: Case, steps: range) -> list[float]:
+    return [float(module(case.codes(seed=step)).loss.detach()) for step in steps]
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_saved_and_loaded_state_goes_on_bit_for_bit(name: str) -> None:
+    case = CASES[name]
+    whole, first, second = case.module(), case.module(), case.module()
+    expected = _trace(whole, case, range(6))
+    assert _trace(first, case, range(3)) == expected[:3]
+    second.load_state_dict(first.state_dict())
+    assert _trace(second, case, range(3, 6)) == expected[3:]
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_evaluation_never_writes_state(name: str) -> None:
+    case = CASES[name]
+    module = case.module()
+    _trace(module, case, range(1))
+    before = {key: value.clone() for key, value in module.state_dict().items() if isinstance(value, Tensor)}
+    module.eval()
+    _trace(module, case, range(1, 3))
+    after = module.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    module.train()
+    _trace(module, case, range(3, 4))
+    assert any(not torch.equal(before[key], module.state_dict()[key]) for key in before)
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_state_of_other_data_is_refused(name: str) -> None:
+    case = CASES[name]
+    module, other = case.module(), case.module()
+    other.data_digest = "of other data"
+    with pytest.raises(Exception, match="other data"):
+        other.load_state_dict(module.state_dict())
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_same_value_on_the_accelerator() -> None:
-    for name, entry in ENTRIES.items():
-        codes = _codes(name)
-        tensors = {key: value.cuda() for key, value in vars(codes).items() if isinstance(value, Tensor)}
-        module = entry.build(Setting(3, 3 if "3D" in name else 2))
-        expected = module(codes).loss
-        torch.testing.assert_close(module.cuda()(replace(codes, **tensors)).loss.cpu(), expected, rtol=1e-6, atol=1e-9)
+@each_objective
+def test_same_value_on_the_accelerator(name: str) -> None:
+    case = CASES[name]
+    codes = case.codes()
+    tensors = {key: value.cuda() for key, value in vars(codes).items() if isinstance(value, Tensor)}
+    found = case.module().cuda()(replace(codes, **tensors)).loss.cpu()
+    torch.testing.assert_close(found, case.loss(codes).loss, rtol=1e-6, atol=1e-9)
 
 
 # Closed forms: volumetric.md 15, objectives.md 4.1

@@ -12,11 +12,11 @@ import torch
 from medcl.distributed import choose_gather
 from medcl.objectives.gather import LOCAL
 
-SCRIPT = Path(__file__).with_name("two_processes.py")
+SCRIPT = Path(__file__).with_name("processes.py")
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch is built without torch.distributed")
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("world", [1, 2, 4])
 def test_gradients_equal_those_of_the_full_batch(world: int, tmp_path: Path) -> None:
     processes = [
         subprocess.Popen(

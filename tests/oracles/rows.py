@@ -89,6 +89,8 @@ class Close:
 
 Computed = dict[str, Tensor | Close]
 Adapter = Callable[[Given], Computed]
+Adapters = dict[tuple[str, str], Adapter]
+"""By index and name of the row."""
 
 
 def gradients(loss: Tensor, **leaves: Tensor) -> Computed:

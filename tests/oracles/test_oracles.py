@@ -5,14 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.oracles import adapters_multimodal, adapters_objectives, adapters_volumetric
+from tests.oracles.adapters import BUILT
 from tests.oracles.rows import Row, check_row, oracle_folder, read_rows
 
-BUILT = {
-    **{("objectives", name): adapter for name, adapter in adapters_objectives.ADAPTERS.items()},
-    **{("volumetric", name): adapter for name, adapter in adapters_volumetric.ADAPTERS.items()},
-    **{("multimodal", name): adapter for name, adapter in adapters_multimodal.ADAPTERS.items()},
-}
 ROWS = read_rows(oracle_folder())
 
 

@@ -1,4 +1,4 @@
-"""Rows of ``objectives.json``: from the arrays of a row to medcl's functions and back."""
+"""Rows of the objectives that tell instances apart, and of SupCon: from a row's arrays to medcl's functions and back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from medcl.objectives.instance import clip, info_nce, nt_xent
 from medcl.objectives.kernel import unit
 from medcl.objectives.masks import Same
 from medcl.objectives.supervised import supcon as supcon_loss
-from tests.oracles.rows import Adapter, Close, Computed, Given, gradients
+from tests.oracles.rows import Adapters, Close, Computed, Given, gradients
 
 
 def infonce_oneway(given: Given) -> Computed:
@@ -120,12 +120,19 @@ def _checksums(grad: Tensor) -> Tensor | Close:
     return Close(sums, torch.tensor([1e-4, 1e-5, 1e-5, 1e-4], dtype=torch.float64))
 
 
-ADAPTERS: dict[str, Adapter] = {
-    "infonce_oneway": infonce_oneway,
-    "mnrl_triplet": mnrl_triplet,
-    "infonce_symmetric": infonce_symmetric,
-    "ntxent": ntxent,
-    "supcon": supcon,
-    "mcl_masked": mcl_masked,
-    "tiled_infonce": tiled_infonce,
+def mm_clip(given: Given) -> Computed:
+    image, text, scale = given.leaf("image"), given.leaf("text"), given.leaf("logit_scale")
+    found = clip(image, text, temperature=1 / scale, normalize=False)
+    return {"loss": found.loss, **gradients(found.loss, grad_image=image, grad_text=text, grad_logit_scale=scale)}
+
+
+ADAPTERS: Adapters = {
+    ("objectives", "infonce_oneway"): infonce_oneway,
+    ("objectives", "mnrl_triplet"): mnrl_triplet,
+    ("objectives", "infonce_symmetric"): infonce_symmetric,
+    ("objectives", "ntxent"): ntxent,
+    ("objectives", "supcon"): supcon,
+    ("objectives", "mcl_masked"): mcl_masked,
+    ("objectives", "tiled_infonce"): tiled_infonce,
+    ("multimodal", "mm_clip"): mm_clip,
 }

@@ -15,7 +15,7 @@ from medcl.objectives.instance import nt_xent as nt_xent_loss
 from medcl.objectives.partition import Strategy, partition_contrastive
 from medcl.objectives.segmentation import soft_dice
 from medcl.objectives.supervised import supcon as supcon_loss
-from tests.oracles.rows import Adapter, Computed, Given, gradients
+from tests.oracles.rows import Adapter, Adapters, Computed, Given, gradients
 
 
 def nt_xent(given: Given) -> Computed:
@@ -143,15 +143,15 @@ def dice(given: Given) -> Computed:
     }
 
 
-ADAPTERS: dict[str, Adapter] = {
-    "nt_xent": nt_xent,
-    "supcon": supcon,
-    "global_gd_minus": _global("gd_minus"),
-    "global_gd": _global("gd"),
-    "global_gd_released_layout": global_gd_released_layout,
-    "local_lr_2d": local_lr_row,
-    "local_lr_3d": local_lr_row,
-    "local_ld_2d": local_ld_row,
-    "local_ld_3d": local_ld_row,
-    "dice": dice,
+ADAPTERS: Adapters = {
+    ("volumetric", "nt_xent"): nt_xent,
+    ("volumetric", "supcon"): supcon,
+    ("volumetric", "global_gd_minus"): _global("gd_minus"),
+    ("volumetric", "global_gd"): _global("gd"),
+    ("volumetric", "global_gd_released_layout"): global_gd_released_layout,
+    ("volumetric", "local_lr_2d"): local_lr_row,
+    ("volumetric", "local_lr_3d"): local_lr_row,
+    ("volumetric", "local_ld_2d"): local_ld_row,
+    ("volumetric", "local_ld_3d"): local_ld_row,
+    ("volumetric", "dice"): dice,
 }

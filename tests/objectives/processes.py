@@ -1,0 +1,84 @@
+"""Run by test_distributed.py, once per process: gradients on a share of the batch against those on all of it.
+
+Usage: python processes.py RANK WORLD RENDEZVOUS_FILE
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from medcl.distributed import AllGather, choose_gather
+from medcl.objectives.gather import LOCAL, Gather
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from tests.laws.case import WIDTH, with_items
+from tests.laws.cases import CASES
+
+ITEMS = 8
+SHARES = {2: [[4, 4], [3, 5]], 4: [[2, 2, 2, 2]]}
+GATHERED = {name: case for name, case in CASES.items() if "several processes" not in case.exempt}
+
+
+def gradients(name: str, items: slice, gather: Gather) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
+    """Loss of the ``items``, its gradients for the encoder's and the objective's parameters, and the state afterwards."""
+    case = CASES[name]
+    given = with_items(case.codes(items=ITEMS), items)
+    torch.manual_seed(0)
+    encoder = (
+        (nn.Conv2d if len(case.space) == 2 else nn.Conv3d)(WIDTH, WIDTH, 1) if case.space else nn.Linear(WIDTH, WIDTH)
+    )
+    encoder.double()
+    objective = case.module()
+    z = encoder(given.z.flatten(0, 1)).unflatten(0, given.z.shape[:2])
+    found = objective(replace(given, z=z), gather)
+    parameters = [*encoder.parameters(), *objective.parameters()]
+    found_gradients = torch.autograd.grad(found.loss, parameters, allow_unused=True, materialize_grads=True)
+    state = {key: value for key, value in objective.state_dict().items() if isinstance(value, Tensor)}
+    return found.loss.detach(), list(found_gradients), state
+
+
+def check(rank: int, world: int, shares: list[int]) -> None:
+    begin = sum(shares[:rank])
+    for name in GATHERED:
+        loss, local, state = gradients(name, slice(begin, begin + shares[rank]), choose_gather())
+        expected_loss, expected, expected_state = gradients(name, slice(None), LOCAL)
+        torch.testing.assert_close(state, expected_state, rtol=1e-10, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
+        for value in (loss, *local):
+            dist.all_reduce(value)
+        torch.testing.assert_close(
+            loss / world, expected_loss, rtol=1e-10, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}"
+        )
+        assert any(wanted.abs().max() > 0 for wanted in expected), f"{name}: the gradient is zero"
+        for found, wanted in zip(local, expected, strict=True):
+            torch.testing.assert_close(found / world, wanted, rtol=1e-6, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def check_one_process() -> None:
+    """A group of one: AllGather gives the same bits as no gathering."""
+    for name in GATHERED:
+        alone, gathered = gradients(name, slice(None), LOCAL), gradients(name, slice(None), AllGather())
+        assert torch.equal(alone[0], gathered[0]), name
+        assert all(torch.equal(a, g) for a, g in zip(alone[1], gathered[1], strict=True)), name
+
+
+def main() -> None:
+    rank, world, meeting = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
+    if world == 1:
+        check_one_process()
+    else:
+        for shares in SHARES[world]:
+            check(rank, world, shares)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,6 +19,7 @@ from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.kernel import as_temperature, masked_logsumexp, masked_mean, reduce, unit, wide
 from medcl.objectives.output import LossOutput, Reduction
 from medcl.objectives.regions import Layout, region_corners, region_neighbours, region_shares, region_vectors
+from medcl.objectives.temperature import Temperature, TemperatureConfig
 
 
 def region_codes(maps: Tensor, corners: Tensor, size: int, weight: Tensor | None) -> Tensor:
@@ -159,7 +160,7 @@ class _LocalEntry(ObjectiveConfig):
 
     reads: ClassVar[Literal["vectors", "maps"]] = "maps"
 
-    temperature: PositiveFloat = 0.1
+    temperature: TemperatureConfig = 0.1
     layout: Layout | None = Field(None, description="where the regions lie; default: standard13 in 2D, grid27 in 3D")
     size: PositiveInt = Field(3, description="side of a region in voxels of the map")
     neighbours: PositiveInt | None = Field(5, description="negatives are this many nearest regions; null: all others")
@@ -195,6 +196,7 @@ class LocalObjective(nn.Module):
     def __init__(self, entry: LocalLR | LocalLD, setting: Setting) -> None:
         super().__init__()
         self.entry = entry
+        self.temperature = Temperature(entry.temperature, setting.steps)
         self.layout: Layout = entry.layout or ("standard13" if setting.spatial_dims == 2 else "grid27")
         length = setting.channels * entry.size**setting.spatial_dims
         self.weight = None if entry.code is None else nn.Parameter(torch.randn(entry.code, length) / length**0.5)
@@ -216,14 +218,14 @@ class LocalObjective(nn.Module):
                 found,
                 neighbours,
                 partition=partition.flatten(),
-                temperature=entry.temperature,
+                temperature=self.temperature(codes.step),
                 inside=inside,
                 gather=gather,
             )
         return local_lr(
             found.reshape(views, batch, *found.shape[1:]),
             neighbours,
-            temperature=entry.temperature,
+            temperature=self.temperature(codes.step),
             inside=None if inside is None else inside.reshape(views, batch, -1),
             gather=gather,
         )

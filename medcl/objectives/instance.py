@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import math
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 from torch import Tensor, nn
 
 from medcl.config.objective import ObjectiveConfig
 from medcl.errors import ConfigError
-from medcl.objectives.codes import Codes, Setting, StatelessObjective, excluded_subjects
+from medcl.objectives.codes import Codes, Setting, excluded_subjects
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.kernel import contrast
 from medcl.objectives.masks import Mask, Same, SamePatient, Selected, as_spec
 from medcl.objectives.output import LossOutput, Reduction, mean_of
+from medcl.objectives.temperature import LearnedTemperature, TemperatureConfig, TemperedObjective
 
 
 def info_nce(
@@ -163,14 +163,14 @@ class NTXent(ObjectiveConfig):
     needs: ClassVar[frozenset[str]] = frozenset({"two_views"})
 
     name: Literal["nt_xent"] = "nt_xent"
-    temperature: PositiveFloat = Field(0.1, description="0.1 as for G^R; SimCLR's CIFAR recipes use 0.5")
+    temperature: TemperatureConfig = Field(0.1, description="0.1 as for G^R; SimCLR's CIFAR recipes use 0.5")
     exclude_same_subject: bool = Field(False, description="two items of one patient are never negatives")
 
     def build(self, setting: Setting) -> nn.Module:
-        return StatelessObjective(self)
+        return TemperedObjective(self, setting)
 
-    def loss(self, codes: Codes, gather: Gather) -> LossOutput:
-        return nt_xent(codes.z, temperature=self.temperature, subject=excluded_subjects(self, codes), gather=gather)
+    def loss(self, codes: Codes, temperature: float | Tensor, gather: Gather) -> LossOutput:
+        return nt_xent(codes.z, temperature=temperature, subject=excluded_subjects(self, codes), gather=gather)
 
 
 class InfoNCE(ObjectiveConfig):
@@ -179,38 +179,29 @@ class InfoNCE(ObjectiveConfig):
     needs: ClassVar[frozenset[str]] = frozenset({"two_views"})
 
     name: Literal["info_nce"] = "info_nce"
-    temperature: PositiveFloat = Field(0.1, description="0.05 is the Multiple Negatives Ranking convention")
+    temperature: TemperatureConfig = Field(0.1, description="0.05 is the Multiple Negatives Ranking convention")
 
     def build(self, setting: Setting) -> nn.Module:
-        return StatelessObjective(self)
+        return TemperedObjective(self, setting)
 
-    def loss(self, codes: Codes, gather: Gather) -> LossOutput:
-        return info_nce(codes.z[0], codes.z[1], temperature=self.temperature, gather=gather)
+    def loss(self, codes: Codes, temperature: float | Tensor, gather: Gather) -> LossOutput:
+        return info_nce(codes.z[0], codes.z[1], temperature=temperature, gather=gather)
 
 
 class Clip(ObjectiveConfig):
-    """Symmetric InfoNCE with a learned logit scale, kept in [1, 100]."""
+    """Symmetric InfoNCE between two views, with a learned temperature."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"two_views"})
 
     name: Literal["clip"] = "clip"
-    temperature: PositiveFloat = Field(0.07, ge=0.01, le=1, description="at the start")
-    learnable: bool = Field(True, description="the temperature is learned, in log form")
+    temperature: TemperatureConfig = Field(
+        LearnedTemperature(), description="learned from 0.07 within [0.01, 1], as in CLIP"
+    )
     exclude_same_subject: bool = Field(False, description="two items of one patient are never negatives")
 
     def build(self, setting: Setting) -> nn.Module:
-        return ClipObjective(self)
+        return TemperedObjective(self, setting)
 
-
-class ClipObjective(nn.Module):
-    """:func:`clip` between the first two views, with the logarithm of the logit scale as parameter."""
-
-    def __init__(self, entry: Clip) -> None:
-        super().__init__()
-        self.entry = entry
-        self.log_scale = nn.Parameter(torch.tensor(-math.log(entry.temperature)), requires_grad=entry.learnable)
-
-    def forward(self, codes: Codes, gather: Gather = LOCAL) -> LossOutput:
-        temperature = 1 / self.log_scale.float().exp().clamp(1, 100)
-        subject = excluded_subjects(self.entry, codes)
+    def loss(self, codes: Codes, temperature: float | Tensor, gather: Gather) -> LossOutput:
+        subject = excluded_subjects(self, codes)
         return clip(codes.z[0], codes.z[1], temperature=temperature, subject=subject, gather=gather)

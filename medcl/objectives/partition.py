@@ -20,6 +20,7 @@ from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.kernel import contrast
 from medcl.objectives.masks import MaskSpec, Near, Same
 from medcl.objectives.output import LossOutput, Reduction
+from medcl.objectives.temperature import Temperature, TemperatureConfig
 
 logger = logging.getLogger(__name__)
 
@@ -110,14 +111,14 @@ class _PartitionEntry(ObjectiveConfig):
     needs: ClassVar[frozenset[str]] = frozenset({"two_views", "partition"})
     strategy: ClassVar[Strategy]
 
-    temperature: PositiveFloat = 0.1
+    temperature: TemperatureConfig = 0.1
     norm: Norm = Field("mean", description="paper: twice the mean, the scale of the published learning rates")
     guard: PositiveFloat | None = Field(
         None, description="views closer than this share of a partition are no negatives, on either side of a border"
     )
 
     def build(self, setting: Setting) -> nn.Module:
-        return PartitionObjective(self)
+        return PartitionObjective(self, setting)
 
 
 class GlobalGDMinus(_PartitionEntry):
@@ -137,9 +138,10 @@ class GlobalGD(_PartitionEntry):
 class PartitionObjective(nn.Module):
     """:func:`partition_contrastive` on the codes of a batch; warns once about a batch that cannot teach anything."""
 
-    def __init__(self, entry: _PartitionEntry) -> None:
+    def __init__(self, entry: _PartitionEntry, setting: Setting) -> None:
         super().__init__()
         self.entry = entry
+        self.temperature = Temperature(entry.temperature, setting.steps)
         self.examined = False
 
     def forward(self, codes: Codes, gather: Gather = LOCAL) -> LossOutput:
@@ -164,7 +166,7 @@ class PartitionObjective(nn.Module):
             volume=record.repeat(views),
             view=torch.arange(views, device=codes.z.device).repeat_interleave(batch),
             strategy=entry.strategy,
-            temperature=entry.temperature,
+            temperature=self.temperature(codes.step),
             norm=entry.norm,
             place=place,
             guard=entry.guard,

@@ -9,11 +9,12 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from medcl.config.objective import ObjectiveConfig
-from medcl.objectives.codes import Codes, Setting, StatelessObjective, excluded_subjects, required
+from medcl.objectives.codes import Codes, Setting, excluded_subjects, required
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.kernel import contrast
 from medcl.objectives.masks import Mask, Same, SamePatient, as_spec
 from medcl.objectives.output import LossOutput, Reduction
+from medcl.objectives.temperature import TemperatureConfig, TemperedObjective
 
 
 def supcon(
@@ -79,20 +80,20 @@ class SupCon(ObjectiveConfig):
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
 
     name: Literal["supcon"] = "supcon"
-    temperature: PositiveFloat = 0.07
+    temperature: TemperatureConfig = 0.07
     base_temperature: PositiveFloat | None = Field(None, description="scales the loss by temperature over this")
     anchors: Literal["all", "one"] = Field("all", description="rows of all views are anchors, or of the first only")
     count_empty: bool = Field(False, description="anchors without a positive count in the mean as 0")
     exclude_same_subject: bool = Field(False, description="two items of one patient are never negatives")
 
     def build(self, setting: Setting) -> nn.Module:
-        return StatelessObjective(self)
+        return TemperedObjective(self, setting)
 
-    def loss(self, codes: Codes, gather: Gather) -> LossOutput:
+    def loss(self, codes: Codes, temperature: float | Tensor, gather: Gather) -> LossOutput:
         return supcon(
             codes.z,
             required(codes.labels, self.name, "needs a class for every record"),
-            temperature=self.temperature,
+            temperature=temperature,
             base_temperature=self.base_temperature,
             anchors=self.anchors,
             subject=excluded_subjects(self, codes),

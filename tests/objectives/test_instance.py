@@ -7,7 +7,7 @@ import torch
 
 from medcl.errors import ConfigError
 from medcl.objectives.codes import Codes, Setting
-from medcl.objectives.instance import Clip, NTXent, info_nce, nt_xent
+from medcl.objectives.instance import NTXent, info_nce, nt_xent
 from medcl.objectives.masks import Same
 from tests.laws import plain_loops
 
@@ -46,17 +46,3 @@ def test_one_view_or_unpaired_rows_are_refused() -> None:
 def test_excluding_patients_needs_the_patients() -> None:
     with pytest.raises(ConfigError, match="exclude_same_subject needs the subjects"):
         NTXent(exclude_same_subject=True).build(Setting(4, 3))(Codes(z=torch.randn(2, 3, 4)))
-
-
-def test_clip_learns_its_scale_within_bounds() -> None:
-    codes = Codes(z=torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(0)))
-    module = Clip().build(Setting(5, 3))
-    found = module(codes)
-    assert found.parts["temperature"] == pytest.approx(0.07)
-    found.loss.backward()
-    assert module.log_scale.grad.abs() > 0
-    with torch.no_grad():
-        module.log_scale.fill_(9.0)
-    assert module(codes).parts["temperature"] == pytest.approx(0.01)
-    fixed = Clip(learnable=False).build(Setting(5, 3))
-    assert not any(p.requires_grad for p in fixed.parameters())

@@ -73,6 +73,26 @@ class StageConfig(Strict):
     optimiser: OptimiserConfig = OptimiserConfig()
 
 
+GatherPolicy = Literal["none", "full", "local_grad", "grouped"]
+
+
+class PretrainTrainerConfig(TrainerConfig):
+    """A trainer, and where the candidates of contrastive objectives come from."""
+
+    chunk: PositiveInt | None = Field(
+        None,
+        description="views encoded at a time: the memory of so many with the negatives of the whole batch, "
+        "for a second forward pass",
+    )
+    gather: GatherPolicy = Field(
+        "local_grad",
+        description="candidates with several processes: none: one's own views; local_grad: everybody's; full: the same, "
+        "computed whole by every process; grouped: those of gather_group processes",
+    )
+    gather_group: PositiveInt = Field(1, description="processes of a group, with gather=grouped")
+    regroup_every: PositiveInt | None = Field(None, description="steps between new draws of the groups")
+
+
 class PretrainConfig(Strict):
     """`medcl pretrain`."""
 
@@ -84,7 +104,10 @@ class PretrainConfig(Strict):
     init: Path | None = Field(None, description="run folder or weights to start from")
     objective: AnyObjective | None = Field(None, description="the objective of every term that names none")
     stages: tuple[StageConfig, ...] = Field(min_length=1)
-    trainer: TrainerConfig = TrainerConfig()
+    trainer: PretrainTrainerConfig = PretrainTrainerConfig()
+    classes: str | None = Field(
+        None, description="target or attribute of the records that is their class, for objectives that need labels"
+    )
     assume_aligned: bool = Field(
         False, description="the volumes' body boxes correspond across subjects (needed by local_ld)"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -43,6 +43,8 @@ class Codes:
     ``body`` (V, B, *S): True inside the body, at the image's resolution.
     ``step``: training step, None outside training.
     """
+
+    PER_ITEM: ClassVar[frozenset[str]] = frozenset({"record", "subject", "labels"})
 
     z: Tensor
     teacher: Tensor | None = None

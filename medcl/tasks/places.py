@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from medcl.encoders.volume import Encoder
 from medcl.errors import ConfigError
@@ -39,3 +40,17 @@ def features_at(place: str, features: Sequence[Tensor], maps: Sequence[Tensor]) 
     if part == "decoder":
         return maps[int(level)]
     return features[int(level) if level else -1]
+
+
+def outputs_at(
+    encoder: Encoder, places: Sequence[str], heads: Sequence[nn.Module], data: Tensor, *, train_encoder: bool = True
+) -> list[Tensor]:
+    """What each of ``heads`` makes of the features at its place, for ``data (N, C, *S)``.
+
+    Only the decoder blocks that are reached run.   ``train_encoder``: False keeps no gradient for the encoder.
+    """
+    with torch.set_grad_enabled(torch.is_grad_enabled() and train_encoder):
+        features = encoder.encode(data)
+    depth = decoder_depth(places)
+    maps = encoder.decode(features, upto=depth) if depth else []
+    return [head(features_at(place, features, maps)) for place, head in zip(places, heads, strict=True)]

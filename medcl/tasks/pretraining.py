@@ -4,25 +4,42 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from medcl.config.objective import ObjectiveConfig
-from medcl.config.pretrain import StageConfig, TermConfig
-from medcl.distributed import choose_gather
+from medcl.config.pretrain import PretrainTrainerConfig, StageConfig, TermConfig
 from medcl.encoders.heads import build_head
 from medcl.encoders.volume import Encoder
 from medcl.errors import ConfigError
 from medcl.objectives.codes import Codes, Setting
 from medcl.objectives.output import LossOutput
+from medcl.objectives.state import StatefulObjective, commit_all
+from medcl.objectives.teacher import TaughtObjective
 from medcl.seeds import derive_seed
-from medcl.tasks.places import channels_at, decoder_depth, features_at, numbered
+from medcl.tasks.candidates import Candidates
+from medcl.tasks.chunks import in_chunks, warn_of_batch_norm
+from medcl.tasks.places import channels_at, decoder_depth, numbered, outputs_at
 from medcl.tasks.rendered import RenderedTask
+from medcl.tasks.teacher import Teacher
 from medcl.views.sampler import ViewSampler
 from medcl.views.view import View
+
+
+@dataclass(frozen=True)
+class RecordFacts:
+    """What is known of the records of a sampler, by their index in it.
+
+    ``subject`` (N,): a number for every patient.   ``label`` (N,): class of every record, None where there is none.
+    ``data_digest``: of the manifest; a state that an objective keeps per record is of these data only.
+    """
+
+    subject: Tensor
+    label: Tensor | None = None
+    data_digest: str = ""
 
 
 class Term(nn.Module):
@@ -35,6 +52,8 @@ class Term(nn.Module):
         self.weight = config.weight
         self.head = build_head(config.head, channels_at(encoder, self.at), encoder.spatial_dims)
         self.objective = objective.build(replace(setting, channels=self.head.out_channels))
+        if isinstance(self.objective, StatefulObjective):
+            self.objective.auto_commit = False
 
 
 class PretrainTask(RenderedTask):
@@ -45,9 +64,9 @@ class PretrainTask(RenderedTask):
         stage: what trains, on which views, with which terms.
         objectives: the objective of each term, in the order of ``stage.terms``.
         sampler: makes the views.
-        subjects: ``(records,)`` subject number of every record the sampler knows, by its record index.
-        data_digest: of the manifest; a state that an objective keeps per record is of these data only.
-        accumulate, workers, seed: see RenderedTask.
+        facts: what objectives may ask about the sampler's records.
+        trainer: micro-batches, chunks, and where candidates come from.
+        seed: of the run.
     """
 
     def __init__(
@@ -56,39 +75,56 @@ class PretrainTask(RenderedTask):
         stage: StageConfig,
         objectives: Sequence[ObjectiveConfig],
         sampler: ViewSampler,
-        subjects: Tensor,
+        facts: RecordFacts,
         *,
-        data_digest: str = "",
-        accumulate: int = 1,
-        workers: int = 0,
+        trainer: PretrainTrainerConfig | None = None,
         seed: int = 0,
     ) -> None:
+        trainer = trainer or PretrainTrainerConfig()
         super().__init__(
             sampler,
             stage.optimiser,
             stage.steps,
-            accumulate=accumulate,
-            workers=workers,
+            accumulate=trainer.accumulate,
+            workers=trainer.workers,
             seed=derive_seed(seed, stage.name),
         )
         self.encoder = encoder
         self.stage = stage
+        self.chunk = trainer.chunk
+        if self.chunk is not None:
+            warn_of_batch_norm(encoder)
+        self.candidates = Candidates(trainer.gather, trainer.gather_group, trainer.regroup_every)
         setting = Setting(
             channels=0,
             spatial_dims=encoder.spatial_dims,
             records=len(sampler.ids),
-            data_digest=data_digest,
+            data_digest=facts.data_digest,
             steps=stage.steps,
             seed=self.seed,
         )
         self.terms = nn.ModuleList(
             Term(term, objective, encoder, setting) for term, objective in zip(stage.terms, objectives, strict=True)
         )
-        self.depth = decoder_depth([str(term.at) for term in self.terms])
-        self.register_buffer("subjects", subjects, persistent=False)
+        self.register_buffer("subjects", facts.subject, persistent=False)
+        self.register_buffer("classes", facts.label, persistent=False)
+        self.places = [str(term.at) for term in self.terms]
+        self.depth = decoder_depth(self.places)
+        self.taught = [index for index, entry in enumerate(objectives) if isinstance(entry, TaughtObjective)]
+        self.pace = objectives[self.taught[0]] if self.taught else None
+        self.teacher = (
+            Teacher(encoder, [self.places[i] for i in self.taught], [self.heads[i] for i in self.taught])
+            if self.taught
+            else None
+        )
         self.latest: list[LossOutput] = []
         self.recent_codes: deque[Tensor] = deque(maxlen=16)
         self._freeze()
+
+    @property
+    def heads(self) -> list[nn.Module]:
+        """The head of every term."""
+        return [term.head for term in self.terms]
 
     def _freeze(self) -> None:
         """Only the named parts, and of the decoder only the blocks that the terms reach, train."""
@@ -101,33 +137,43 @@ class PretrainTask(RenderedTask):
             parameter.requires_grad_(trains)
 
     def train(self, mode: bool = True) -> PretrainTask:
-        """Frozen parts stay in evaluation mode (``freeze_norm``), so that their statistics do not move."""
+        """Frozen parts stay in evaluation mode (``freeze_norm``), so that their statistics do not move; so does a teacher."""
         super().train(mode)
         if mode and self.stage.freeze_norm:
             for part in ("encoder", "decoder"):
                 if part not in self.stage.train:
                     getattr(self.encoder, part).eval()
+        if self.teacher is not None:
+            self.teacher.eval()
         return self
 
     def forward(self, data: Tensor) -> list[Tensor]:
         """Outputs of the terms' heads for ``data (N, C, *S)``: ``(N, D)`` vectors or ``(N, D, *S')`` maps."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and "encoder" in self.stage.train):
-            features = self.encoder.encode(data)
-        maps = self.encoder.decode(features, upto=self.depth) if self.depth else []
-        return [term.head(features_at(term.at, features, maps)) for term in self.terms]
+        return outputs_at(self.encoder, self.places, self.heads, data, train_encoder="encoder" in self.stage.train)
 
     def training_step(self, batch: tuple[View, ...], batch_idx: int) -> Tensor:
         data = torch.cat([view.data for view in batch])
         hidden = _stacked(batch, "mask")
-        outputs = self(data if hidden is None else data.masked_fill(hidden.flatten(0, 1)[:, None], 0.0))
-        gather = choose_gather()
+        seen = data if hidden is None else data.masked_fill(hidden.flatten(0, 1)[:, None], 0.0)
+        outputs = self(seen) if self.chunk is None else in_chunks(self, seen, self.chunk)
+        targets = dict(zip(self.taught, self.teacher(data), strict=True)) if self.teacher is not None else {}
         self.latest = [
-            term.objective(self._codes(batch, output), gather) for term, output in zip(self.terms, outputs, strict=True)
+            self.candidates.compute(term.objective, self._codes(batch, output, targets.get(index)), self.global_step)
+            for index, (term, output) in enumerate(zip(self.terms, outputs, strict=True))
         ]
         self.recent_codes.append(_as_rows(outputs[0].detach()))
         return torch.stack(
             [term.weight * found.loss for term, found in zip(self.terms, self.latest, strict=True)]
         ).sum()
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """State of objectives is written, and the teacher follows, once for every step of the optimiser."""
+        step = self.global_step
+        super().optimizer_step(*args, **kwargs)
+        commit_all(self.terms)
+        if self.teacher is not None and isinstance(self.pace, TaughtObjective):
+            momentum = self.pace.momentum_at(step, self.steps)
+            self.teacher.follow(self.encoder, [self.heads[i] for i in self.taught], momentum)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -149,19 +195,21 @@ class PretrainTask(RenderedTask):
         found["effective_rank"] = effective_rank(torch.cat(list(self.recent_codes)))
         return found
 
-    def _codes(self, batch: tuple[View, ...], output: Tensor) -> Codes:
+    def _codes(self, batch: tuple[View, ...], output: Tensor, target: Tensor | None) -> Codes:
         slots = len(batch)
         first = batch[0]
         z = output.unflatten(0, (slots, -1))
         has_partitions = bool((first.partition >= 0).all())
         return Codes(
             z=z,
+            teacher=None if target is None else target.unflatten(0, (slots, -1)),
             record=first.record,
             subject=self.subjects[first.record],
             partition=torch.stack([view.partition for view in batch]) if has_partitions else None,
             parts=self.sampler.parts,
             position=torch.stack([view.position for view in batch]),
             affine=torch.stack([view.affine for view in batch]),
+            labels=None if self.classes is None else self.classes[first.record],
             image=torch.stack([view.data for view in batch]),
             hidden=_stacked(batch, "mask"),
             step=self.global_step,

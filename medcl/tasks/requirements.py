@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from medcl.config.objective import ObjectiveConfig
 from medcl.config.pretrain import DenseHeadConfig, PretrainConfig, ProjectionHeadConfig, StageConfig
 from medcl.errors import ConfigError
+from medcl.objectives.teacher import TaughtObjective
 
 
 def objectives_of(config: PretrainConfig, stage: StageConfig) -> list[ObjectiveConfig]:
@@ -29,6 +30,15 @@ def check_requirements(config: PretrainConfig) -> None:
                 problems.append(f"{at}: reads maps; set head.name=dense")
             if objective.reads == "vectors" and term.head.name == "none":
                 problems.append(f"{at}: reads one vector a view; set head.name=projection")
+        paces = {
+            (entry.momentum, entry.momentum_schedule)
+            for entry in objectives_of(config, stage)
+            if isinstance(entry, TaughtObjective)
+        }
+        if len(paces) > 1:
+            problems.append(
+                f"stages.{number}.terms: they share one teacher; give them one momentum and momentum_schedule"
+            )
     if problems:
         raise ConfigError(problems)
 
@@ -44,7 +54,12 @@ def _lacking(config: PretrainConfig, stage: StageConfig, objective: ObjectiveCon
             config.assume_aligned,
             "takes equal places of different volumes as corresponding; register the volumes and set assume_aligned=true",
         ),
-        "sample_ids": (True, ""),
+        "labels": (
+            config.classes is not None,
+            "needs a class for every record; set classes to a target or attribute of the records, such as site",
+        ),
+        "sample_ids": (True, ""),  # a record's index in the pool
+        "teacher": (True, ""),  # the task makes one
     }
     return [
         served[need][1] if need in served else f"needs {need}, which this data set does not give"

@@ -14,7 +14,7 @@ from medcl.files import atomic_path
 from medcl.reporting.run_page import write_page
 from medcl.runs import RunFolder, is_first_process
 from medcl.seeds import derive_seed
-from medcl.tasks.pretraining import PretrainTask
+from medcl.tasks.pretraining import PretrainTask, RecordFacts
 from medcl.tasks.requirements import check_requirements, objectives_of
 from medcl.training.fit import fit
 from medcl.views.sampler import ViewSampler
@@ -43,6 +43,11 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
         if config.init is not None:
             log.info("%s", load_into(encoder, find_weights(config.init).state))
         run.record(pool=list(scans.pool), test=list(scans.split.test), data_digest=scans.manifest.digest)
+        facts = RecordFacts(
+            subject=torch.tensor(scans.subjects(scans.pool)),
+            label=None if config.classes is None else torch.tensor(scans.classes(scans.pool, config.classes)),
+            data_digest=scans.manifest.digest,
+        )
         for stage in config.stages:
             finished = run.checkpoints / f"{stage.name}.safetensors"
             if resume and finished.is_file():
@@ -66,10 +71,8 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
                 stage,
                 objectives_of(config, stage),
                 sampler,
-                torch.tensor(scans.subjects(sampler.ids)),
-                data_digest=scans.manifest.digest,
-                accumulate=config.trainer.accumulate,
-                workers=config.trainer.workers,
+                facts,
+                trainer=config.trainer,
                 seed=seed,
             )
             if not fit(task, config.trainer, run, stage=stage.name, resume=resume, progress=progress):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medcl.config.data import DataConfig, RecipeConfig
+from medcl.errors import ConfigError
 from medcl.preparation.recipe import Recipe
 from medcl.preparation.store import Store
 from medcl.records.layouts import open_data
@@ -35,6 +36,27 @@ class Scans:
         names = [self.manifest.by_id(record_id).subject for record_id in ids]
         numbers = {name: number for number, name in enumerate(sorted(set(names)))}
         return [numbers[name] for name in names]
+
+    def classes(self, ids: tuple[str, ...], name: str) -> list[int]:
+        """Class number of every id: the rank of its target or attribute ``name`` among the values that occur.
+
+        Raises ConfigError where a record has no such value, or no two records share one.
+        """
+        values = []
+        for record_id in ids:
+            record = self.manifest.by_id(record_id)
+            value = record.targets.get(name, record.attributes.get(name))
+            if value is None:
+                known = sorted({*record.targets, *record.attributes})
+                raise ConfigError(
+                    f"classes: record {record_id} has no target or attribute '{name}'"
+                    + (f"; it has {', '.join(known)}" if known else "; its data set names none")
+                )
+            values.append(str(value))
+        numbers = {value: number for number, value in enumerate(sorted(set(values)))}
+        if len(numbers) == len(values):
+            raise ConfigError(f"classes: no two records share a value of '{name}', so it is no class")
+        return [numbers[value] for value in values]
 
 
 def open_scans(data: DataConfig, recipe: RecipeConfig | Recipe, run_folder: Path) -> Scans:

@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from medcl.distributed import AllGather, choose_gather
+from medcl.config.pretrain import GatherPolicy
+from medcl.distributed import AllGather, choose_gather, gathered_codes
 from medcl.objectives.gather import LOCAL, Gather
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -26,7 +27,9 @@ SHARES = {2: [[4, 4], [3, 5]], 4: [[2, 2, 2, 2]]}
 GATHERED = {name: case for name, case in CASES.items() if "several processes" not in case.exempt}
 
 
-def gradients(name: str, items: slice, gather: Gather) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
+def gradients(
+    name: str, items: slice, gather: Gather, *, whole: bool = False
+) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
     """Loss of the ``items``, its gradients for the encoder's and the objective's parameters, and the state afterwards."""
     case = CASES[name]
     given = with_items(case.codes(items=ITEMS), items)
@@ -37,7 +40,8 @@ def gradients(name: str, items: slice, gather: Gather) -> tuple[Tensor, list[Ten
     encoder.double()
     objective = case.module()
     z = encoder(given.z.flatten(0, 1)).unflatten(0, given.z.shape[:2])
-    found = objective(replace(given, z=z), gather)
+    codes = replace(given, z=z)
+    found = objective(gathered_codes(codes, gather), LOCAL) if whole else objective(codes, gather)
     parameters = [*encoder.parameters(), *objective.parameters()]
     found_gradients = torch.autograd.grad(found.loss, parameters, allow_unused=True, materialize_grads=True)
     state = {key: value for key, value in objective.state_dict().items() if isinstance(value, Tensor)}
@@ -60,6 +64,43 @@ def check(rank: int, world: int, shares: list[int]) -> None:
             torch.testing.assert_close(found / world, wanted, rtol=1e-6, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
 
 
+def check_policies(rank: int, world: int) -> None:
+    """Every gathering policy gives the gradient that it promises."""
+    name, share = "nt_xent", ITEMS // world
+    own = slice(rank * share, (rank + 1) * share)
+
+    def averaged(policy: GatherPolicy, group: int = 1, draw: int | None = None) -> list[Tensor]:
+        gather = choose_gather(policy, group_size=group, draw=draw)
+        _, found, _ = gradients(name, own, gather, whole=policy == "full")
+        for value in found:
+            dist.all_reduce(value)
+        return [value / world for value in found]
+
+    def mean_of_groups(size: int) -> list[Tensor]:
+        groups = [
+            gradients(name, slice(first, first + size * share), LOCAL)[1] for first in range(0, ITEMS, size * share)
+        ]
+        return [torch.stack(values).mean(0) for values in zip(*groups, strict=True)]
+
+    everything = gradients(name, slice(None), LOCAL)[1]
+    promised = {
+        "full": (averaged("full"), everything),
+        "local_grad": (averaged("local_grad"), everything),
+        "one group": (averaged("grouped", world), everything),
+        "one group, drawn": (averaged("grouped", world, 3), everything),
+        "pairs": (averaged("grouped", 2), mean_of_groups(2)),
+        "none": (averaged("none"), mean_of_groups(1)),
+        "groups of one": (averaged("grouped", 1), mean_of_groups(1)),
+    }
+    for policy, (found, expected) in promised.items():
+        for mine, wanted in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, wanted, rtol=1e-6, atol=1e-12, msg=lambda m, n=policy: f"{n}: {m}")
+    if world > 2:
+        assert not all(torch.allclose(a, b) for a, b in zip(promised["pairs"][0], everything, strict=True))
+        drawn = averaged("grouped", 2, 1)  # other neighbours
+        assert any(not torch.allclose(a, b) for a, b in zip(drawn, promised["pairs"][0], strict=True))
+
+
 def check_one_process() -> None:
     """A group of one: AllGather gives the same bits as no gathering."""
     for name in GATHERED:
@@ -77,6 +118,7 @@ def main() -> None:
     else:
         for shares in SHARES[world]:
             check(rank, world, shares)
+        check_policies(rank, world)
     dist.destroy_process_group()
 
 

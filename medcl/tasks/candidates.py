@@ -1,0 +1,49 @@
+"""Whose views are candidates in a training on several processes (objectives.md 1.5, 3)."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from medcl.config.pretrain import GatherPolicy
+from medcl.distributed import GroupedAllGather, choose_gather, gathered_codes, several_processes
+from medcl.errors import ConfigError
+from medcl.objectives.codes import Codes
+from medcl.objectives.gather import LOCAL, Gather
+from medcl.objectives.output import LossOutput
+from medcl.objectives.state import StatefulObjective
+
+
+class Candidates:
+    """Computes objectives under a gathering policy; groups are drawn anew every ``regroup_every`` steps."""
+
+    def __init__(self, policy: GatherPolicy, group: int = 1, regroup_every: int | None = None) -> None:
+        self.policy = policy
+        self.group = group
+        self.regroup_every = regroup_every
+        self._gather: Gather | None = None
+        self._draw: int | None = None
+
+    def compute(self, objective: nn.Module, codes: Codes, step: int) -> LossOutput:
+        """What ``objective`` says of the own ``codes`` at optimiser step ``step``.
+
+        Raises ConfigError where a state that all processes share would see other rows in each of them.
+        """
+        gather = self._at(step)
+        partial = self.policy in ("none", "grouped") and several_processes()
+        if partial and isinstance(objective, StatefulObjective):
+            raise ConfigError(
+                f"trainer.gather={self.policy}: {type(objective).__name__} keeps a state that every process must share; "
+                "set trainer.gather=local_grad"
+            )
+        if self.policy == "full":
+            codes, gather = gathered_codes(codes, gather), LOCAL
+        found: LossOutput = objective(codes, gather)
+        return found
+
+    def _at(self, step: int) -> Gather:
+        draw = step // self.regroup_every if self.regroup_every else None
+        if self._gather is None or draw != self._draw:
+            if isinstance(self._gather, GroupedAllGather):
+                self._gather.close()
+            self._gather, self._draw = choose_gather(self.policy, group_size=self.group, draw=draw), draw
+        return self._gather

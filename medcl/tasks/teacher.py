@@ -1,0 +1,37 @@
+"""The teacher of a pretraining: a copy of the network that follows it slowly and gives targets without gradient."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from medcl.encoders.volume import Encoder
+from medcl.tasks.places import outputs_at
+
+
+class Teacher(nn.Module):
+    """Copies of ``encoder`` and of the ``heads`` at ``places``, at first equal to them."""
+
+    def __init__(self, encoder: Encoder, places: Sequence[str], heads: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.places = list(places)
+        self.encoder = copy.deepcopy(encoder)
+        self.heads = nn.ModuleList(copy.deepcopy(head) for head in heads)
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def follow(self, encoder: Encoder, heads: Sequence[nn.Module], momentum: float) -> None:
+        """``teacher = momentum teacher + (1 - momentum) student`` for parameters; buffers are taken over."""
+        for mine, theirs in zip((self.encoder, *self.heads), (encoder, *heads), strict=True):
+            for own, other in zip(mine.parameters(), theirs.parameters(), strict=True):
+                own.lerp_(other, 1 - momentum)
+            for own, other in zip(mine.buffers(), theirs.buffers(), strict=True):
+                own.copy_(other)
+
+    @torch.no_grad()
+    def forward(self, data: Tensor) -> list[Tensor]:
+        """What the heads give for ``data (N, C, *S)``."""
+        return outputs_at(self.encoder, self.places, list(self.heads), data)

@@ -26,6 +26,7 @@ COMMANDS = {
     "evaluate": "Score masks against the truth.",
     "compare": "Paired differences between two evaluations.",
     "run": "Run a pipeline of all of these, resumable, ending in one page.",
+    "objectives": "Which objectives there are, and when to choose which.",
     "describe": "What a run, a weights file or a data set is, and how it was made.",
     "demo": "The whole path in minutes, offline, on a simulated cohort.",
 }

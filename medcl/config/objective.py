@@ -9,7 +9,7 @@ imports ``medcl.objectives`` first (the commands that train do).
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import PlainSerializer, ValidatorFunctionWrapHandler, WrapValidator
@@ -18,16 +18,32 @@ from pydantic_core import PydanticCustomError
 from medcl.config.strict import Strict
 
 
+NEEDS = {
+    "two_views": "two views of every centre (views.slots=2)",
+    "partition": "partitions (views.centre.name=partition)",
+    "shared_geometry": "views that differ by intensity only (views.shared_geometry=true)",
+    "aligned": "volumes whose places correspond (assume_aligned=true)",
+    "hidden": "hidden blocks (views.masking)",
+    "labels": "a class of every record (classes=NAME)",
+    "sample_ids": "records that come again (several passes over the pool)",
+    "teacher": "a slowly following copy of the network (made by the task)",
+}
+"""What an objective can need, in words."""
+
+
 class ObjectiveConfig(Strict):
     """Base of the typed entry of one objective. Subclasses set ``name: Literal[...] = ...``.
 
-    ``reads``: one vector a view, or a map of it.   ``needs``: what the views and the data set must offer:
-    ``two_views``, ``partition``, ``shared_geometry``, ``aligned``, ``hidden``, ``labels``.
+    ``function``: the pure function; its docstring, with ``Source:`` and ``Choose ...``, is what `medcl objectives` shows.
+    ``reads``: one vector a view, or a map of it.   ``needs``: what the views and the data set must offer, see
+    :data:`NEEDS`.   ``state``: what is kept from step to step, and how large it is.
     """
 
     known: ClassVar[dict[str, type[ObjectiveConfig]]] = {}
+    function: ClassVar[Callable[..., Any]]
     reads: ClassVar[Literal["vectors", "maps"]] = "vectors"
     needs: ClassVar[frozenset[str]] = frozenset()
+    state: ClassVar[str] = ""
     name: str
 
     def build(self, setting: Any) -> Any:

@@ -173,6 +173,7 @@ class _LocalEntry(ObjectiveConfig):
 class LocalLR(_LocalEntry):
     """L^R: a region attracts itself in the other view of the same item."""
 
+    function = staticmethod(local_lr)
     needs: ClassVar[frozenset[str]] = frozenset({"two_views", "shared_geometry"})
     name: Literal["local_lr"] = "local_lr"
 
@@ -183,6 +184,7 @@ class LocalLR(_LocalEntry):
 class LocalLD(_LocalEntry):
     """L^D: a region attracts itself in every map of equal partition, also of other volumes."""
 
+    function = staticmethod(local_ld)
     needs: ClassVar[frozenset[str]] = frozenset({"shared_geometry", "partition", "aligned"})
     name: Literal["local_ld"] = "local_ld"
 

@@ -108,6 +108,7 @@ def _same(values: Tensor, gather: Gather) -> Same:
 class _PartitionEntry(ObjectiveConfig):
     """What both strategies share."""
 
+    function = staticmethod(partition_contrastive)
     needs: ClassVar[frozenset[str]] = frozenset({"two_views", "partition"})
     strategy: ClassVar[Strategy]
 

@@ -45,6 +45,7 @@ class MaskedReconstruction(ObjectiveConfig):
     """Masked autoencoder: mean squared error on the hidden voxels, from a dense head on the finest decoder map."""
 
     reads: ClassVar[Literal["vectors", "maps"]] = "maps"
+    function = staticmethod(masked_reconstruction)
     needs: ClassVar[frozenset[str]] = frozenset({"hidden"})
 
     name: Literal["masked_reconstruction"] = "masked_reconstruction"

@@ -155,7 +155,7 @@ def _directed_terms(
     )
 
 
-class _LocalEntry(ObjectiveConfig):
+class LocalEntry(ObjectiveConfig):
     """What both strategies share."""
 
     reads: ClassVar[Literal["vectors", "maps"]] = "maps"
@@ -170,7 +170,7 @@ class _LocalEntry(ObjectiveConfig):
     )
 
 
-class LocalLR(_LocalEntry):
+class LocalLR(LocalEntry):
     """L^R: a region attracts itself in the other view of the same item."""
 
     function = staticmethod(local_lr)
@@ -181,7 +181,7 @@ class LocalLR(_LocalEntry):
         return LocalObjective(self, setting)
 
 
-class LocalLD(_LocalEntry):
+class LocalLD(LocalEntry):
     """L^D: a region attracts itself in every map of equal partition, also of other volumes."""
 
     function = staticmethod(local_ld)
@@ -212,7 +212,11 @@ class LocalObjective(nn.Module):
         found = region_codes(codes.z.flatten(0, 1), corners, entry.size, self.weight)
         inside = None
         if entry.inside is not None:
-            body = required(codes.body, entry.name, "inside needs the body of every view; leave inside out")
+            body = required(
+                codes.body,
+                entry.name,
+                "inside needs the body of every view (the sampler is asked for it by the commands)",
+            )
             inside = region_shares(body.flatten(0, 1), shape, corners, entry.size) >= entry.inside
         if isinstance(entry, LocalLD):
             partition = required(codes.partition, entry.name, "needs partitions; set views.centre.name=partition")

@@ -212,6 +212,7 @@ class PretrainTask(RenderedTask):
             labels=None if self.classes is None else self.classes[first.record],
             image=torch.stack([view.data for view in batch]),
             hidden=_stacked(batch, "mask"),
+            body=_stacked(batch, "body"),
             step=self.global_step,
         )
 

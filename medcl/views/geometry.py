@@ -58,6 +58,16 @@ def position_in(box: Tensor, point: Tensor) -> Tensor:
     return torch.where(extent > 0, inside, torch.full_like(inside, 0.5))
 
 
+def inside_box(affine: Tensor, box: Tensor, shape: Sequence[int]) -> Tensor:
+    """Which cells ``(..., *shape)`` of a grid have their centre in ``box (..., 2, 3)``, borders included.
+
+    ``affine (..., 4, 4)`` maps a cell's index to the axes of the box.
+    """
+    place = world_of(affine, cell_index(shape, [1.0] * len(shape)).to(affine.device))
+    within = (place >= box[..., None, 0, :]) & (place <= box[..., None, 1, :])
+    return within.all(-1).unflatten(-1, tuple(shape))
+
+
 def partition_of(position: Tensor, parts: Sequence[int]) -> Tensor:
     """Partition number ``(...)`` of positions ``(..., 3)`` in [0, 1] on a grid of ``parts`` along x, y, z.
 

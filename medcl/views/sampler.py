@@ -15,7 +15,7 @@ from medcl.errors import ConfigError, DataError
 from medcl.views.assembly import assemble
 from medcl.views.centres import too_short
 from medcl.views.draws import draw_row
-from medcl.views.geometry import compose, spacing_of
+from medcl.views.geometry import compose, inside_box, spacing_of, world_of
 from medcl.views.intensity import augment
 from medcl.views.lookup import look_up
 from medcl.views.masking import grow
@@ -43,6 +43,7 @@ class ViewSampler:
         seed: of the run.
         spatial_dims: 2 takes axial slices.
         labels: whether to carry labels along; leave it off where nothing reads them.
+        body: whether to say which voxels lie in the body box.
 
     Attributes:
         ids: the records, in the order ``View.record`` counts; without those too short for the partitions.
@@ -62,6 +63,7 @@ class ViewSampler:
         seed: int,
         spatial_dims: int = 3,
         labels: bool = True,
+        body: bool = False,
     ) -> None:
         if len(patch) != spatial_dims:
             raise ConfigError(
@@ -73,6 +75,7 @@ class ViewSampler:
         self.seed = seed
         self.spatial_dims = spatial_dims
         self.labels = labels
+        self.body = body
         self.ids = tuple(ids)
         self.volumes = self.batch = batch
         self.parts: tuple[int, int, int] | None = None
@@ -120,6 +123,10 @@ class ViewSampler:
         hidden = None
         if plan.hidden is not None and self.config.masking is not None:
             hidden = grow(plan.hidden, self.config.masking.block, self.patch)
+        body = None
+        if self.body:
+            box = world_of(torch.linalg.inv(plan.source_affine), plan.box)
+            body = inside_box(plan.transform, box[:, None], self.patch)
         seen = [min(slot, geometries - 1) for slot in range(slots)]
         return tuple(
             View(
@@ -132,6 +139,7 @@ class ViewSampler:
                 partition=plan.partition,
                 position=plan.position[:, seen[slot]],
                 mask=None if hidden is None else hidden[:, slot],
+                body=None if body is None else body[:, seen[slot]],
                 coords=None if coords is None else coords[:, seen[slot]],
             )
             for slot in range(slots)

@@ -50,6 +50,8 @@ class View(_Tensors):
         partition: ``(B,)`` long, the partition the view is centred in; -1 without partitions.
         position: ``(B, 3)`` float64, the crop centre in the body box, 0 lower to 1 upper, clipped (volumetric.md 1.5).
         mask: ``(B, *S)`` bool, True where the encoder must not look; ``data`` stays whole.
+        body: ``(B, *S)`` bool, True in the body box, borders included and a displacement field left out of account; only
+            where the sampler was asked for it.
         coords: ``(B, 3, *S)`` float32 world millimetres of every voxel; only with a displacement field.
     """
 
@@ -62,6 +64,7 @@ class View(_Tensors):
     partition: Tensor
     position: Tensor
     mask: Tensor | None = None
+    body: Tensor | None = None
     coords: Tensor | None = None
 
 

@@ -11,6 +11,7 @@ import medcl.objectives  # noqa: F401  (announces the objectives)
 from medcl.config.pretrain import PretrainConfig
 from medcl.encoders.build import build_encoder
 from medcl.files import atomic_path
+from medcl.objectives.dense import LocalEntry
 from medcl.reporting.run_page import write_page
 from medcl.runs import RunFolder, is_first_process
 from medcl.seeds import derive_seed
@@ -43,17 +44,12 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
         if config.init is not None:
             log.info("%s", load_into(encoder, find_weights(config.init).state))
         run.record(pool=list(scans.pool), test=list(scans.split.test), data_digest=scans.manifest.digest)
-        facts = RecordFacts(
-            subject=torch.tensor(scans.subjects(scans.pool)),
-            label=None if config.classes is None else torch.tensor(scans.classes(scans.pool, config.classes)),
-            data_digest=scans.manifest.digest,
-        )
         for stage in config.stages:
             finished = run.checkpoints / f"{stage.name}.safetensors"
             if resume and finished.is_file():
                 encoder.load_state_dict(load_file(finished))
                 continue
-            views = stage.views
+            views, objectives = stage.views, objectives_of(config, stage)
             seed = derive_seed(config.seed, stage.name)
             sampler = ViewSampler(
                 scans.store,
@@ -64,12 +60,18 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
                 seed=seed,
                 spatial_dims=encoder.spatial_dims,
                 labels=False,
+                body=any(isinstance(entry, LocalEntry) and entry.inside is not None for entry in objectives),
+            )
+            facts = RecordFacts(
+                subject=torch.tensor(scans.subjects(sampler.ids)),
+                label=None if config.classes is None else torch.tensor(scans.classes(sampler.ids, config.classes)),
+                data_digest=scans.manifest.digest,
             )
             torch.manual_seed(seed)  # the heads' first weights
             task = PretrainTask(
                 encoder,
                 stage,
-                objectives_of(config, stage),
+                objectives,
                 sampler,
                 facts,
                 trainer=config.trainer,

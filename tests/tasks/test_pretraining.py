@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from medcl.config.pretrain import PretrainConfig
 from medcl.encoders.build import build_encoder
 from medcl.encoders.segmenter import Segmenter
 from medcl.errors import ConfigError
+from medcl.records.layouts import open_data
 from medcl.tasks.optimisation import rate_factor
 from medcl.tasks.pretraining import effective_rank
 from medcl.tasks.requirements import check_requirements
@@ -130,6 +132,36 @@ def test_what_a_term_lacks_is_refused_by_key(stages: list[dict[str, Any]], messa
     (problem,) = caught.value.problems
     assert problem.startswith("stages.0.terms.0")
     assert message in problem
+
+
+def test_regions_outside_of_the_body_are_left_out(small_cohort: Path, tmp_path: Path) -> None:
+    counted = []
+    for inside in (None, 0.9):
+        term = {"objective": {"name": "local_lr", "inside": inside}, "at": "decoder.last", "head": {"name": "dense"}}
+        stage = {**LOCAL, "steps": 1, "train": ["encoder", "decoder"], "terms": [term]}
+        run = pretrain(_config(small_cohort, tmp_path / f"run{inside}", [stage]))
+        counted.append(run.read_metrics()[0]["valid_terms"])
+    assert 0 < counted[1] < counted[0]
+
+
+def test_classes_of_records_reach_the_objective(small_cohort: Path, tmp_path: Path) -> None:
+    table = tmp_path / "records.jsonl"
+    manifest = open_data(small_cohort)
+    sites = {record.id: str(number % 2) for number, record in enumerate(manifest.records)}
+    replace(
+        manifest, records=tuple(replace(r, attributes={**r.attributes, "site": sites[r.id]}) for r in manifest.records)
+    ).write(table)
+    term = {"objective": {"name": "supcon"}, "head": {"name": "projection", "hidden": 16, "out": 8}}
+    stage = {"name": "classes", "steps": 2, "batch": 4, "views": {"patch": [16, 16, 16]}, "terms": [term]}
+    with pytest.raises(
+        ConfigError, match=r"stages\.0\.terms\.0 \(supcon\): needs a class for every record; set classes"
+    ):
+        pretrain(_config(table, tmp_path / "without", [stage]))
+    with pytest.raises(ConfigError, match="has no target or attribute 'age'; it has site"):
+        pretrain(_config(table, tmp_path / "wrong", [stage], classes="age"))
+    run = pretrain(_config(table, tmp_path / "run", [stage], classes="site"))
+    assert run.read_metrics()[0]["without_positive"] == 0
+    assert run.read_metrics()[0]["valid_terms"] >= 8 * 3
 
 
 def test_a_place_that_does_not_exist_is_refused(small_cohort: Path, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from medcl.views.geometry import spacing_of
 from medcl.views.lookup import look_up_at_once
 from medcl.views.sampler import ViewPlan, ViewSampler
 from medcl.views.view import View
+from tests.views.conftest import MadeStore
 
 PATCH = (12, 10, 8)
 
@@ -305,3 +306,23 @@ def test_real_volumes_give_views_with_foreground(hippocampus_store: Store) -> No
         assert (view.label.flatten(1).amax(1) > 0).all()
         assert set(view.label.unique().tolist()) <= {0, 1, 2}
         assert ((view.position > 0) & (view.position < 1)).all()
+
+
+def test_the_body_lies_where_its_box_is(make_entry: Callable[..., Any]) -> None:
+    """An image that is 1 in the body box and 0 outside shows the body, in any turned and shifted view."""
+    box = np.array([[3.5, 2.5, 4.5], [11.5, 9.5, 12.5]])
+    inside = np.zeros((1, 16, 14, 18), dtype=np.float32)
+    inside[:, 4:12, 3:10, 5:13] = 1
+    tilt = np.eye(4)
+    tilt[:3, :3] = [[0.96, -0.28, 0], [0.28, 0.96, 0], [0, 0, 1.5]]
+    store = MadeStore(make_entry("a", inside, affine=tilt, box=box))
+    config = ViewsConfig(spatial=SpatialConfig(rotation=(20, 20, 20), scale=(0.9, 1.1)), intensity=None)
+    sampler = ViewSampler(store, ["a"], config, patch=(12, 12, 12), batch=1, seed=0, labels=False, body=True)
+    for view in sampler.render(sampler.plan(0), "cpu"):
+        assert view.body is not None
+        assert view.body.any()
+        assert not view.body.all()
+        assert (view.data[:, 0][view.body] > 0.1).all()
+        assert (view.data[:, 0][~view.body] < 0.9).all()
+    unasked = ViewSampler(store, ["a"], config, patch=(12, 12, 12), batch=1, seed=0)
+    assert unasked.render(sampler.plan(0), "cpu")[0].body is None

@@ -5,7 +5,7 @@ Every draw comes from ``seed``. Values that are NaN (a case without that score) 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +71,28 @@ def bootstrap_mean(
     means = np.concatenate([(weights @ sums) / (weights @ counts) for weights in drawn])
     low, high = _interval(means)
     return Interval(mean, low, high, cases, n)
+
+
+def bootstrap_statistic(
+    statistic: Callable[[Array], Array], subjects: Sequence[object], *, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """A statistic that is no mean (an AUROC) with a percentile bootstrap interval that redraws whole subjects.
+
+    ``statistic``: from weights ``(R, cases)``, how often every case counts, to ``(R,)`` values, NaN where it has none.
+    """
+    _, index = np.unique([str(subject) for subject in subjects], return_inverse=True)
+    cases, n = len(index), len(set(index))
+    value = float(statistic(np.ones((1, cases)))[0])
+    if n < 2 or np.isnan(value):
+        return Interval(value, float("nan"), float("nan"), cases, n)
+    rows = max(1, _BLOCK // cases)
+    values = [
+        statistic(weights[start : start + rows][:, index])
+        for weights in _redraws(np.random.default_rng(seed), n, resamples)
+        for start in range(0, len(weights), rows)
+    ]
+    low, high = _interval(np.concatenate(values))
+    return Interval(value, low, high, cases, n)
 
 
 def paired_difference(

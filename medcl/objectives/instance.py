@@ -13,8 +13,8 @@ from medcl.config.objective import ObjectiveConfig
 from medcl.errors import ConfigError
 from medcl.objectives.codes import Codes, Setting, excluded_subjects
 from medcl.objectives.gather import LOCAL, Gather
-from medcl.objectives.kernel import contrast
-from medcl.objectives.masks import Mask, Same, SamePatient, Selected, as_spec
+from medcl.objectives.kernel import Backend, contrast, contrast_both_ways, in_tiles
+from medcl.objectives.masks import At, Mask, SamePatient, Selected, SelectedWeight, Weight, as_spec, as_weight
 from medcl.objectives.output import LossOutput, Reduction, mean_of
 from medcl.objectives.temperature import LearnedTemperature, TemperatureConfig, TemperedObjective
 
@@ -27,35 +27,35 @@ def info_nce(
     temperature: float | Tensor = 0.1,
     normalize: bool = True,
     neg_mask: Mask | None = None,
-    neg_weight: Tensor | None = None,
+    neg_weight: Weight | None = None,
     anchor_weight: Tensor | None = None,
     reduction: Reduction = "mean",
     gather: Gather = LOCAL,
+    backend: Backend = "auto",
+    tile: int = 512,
 ) -> LossOutput:
     """``l_i = log sum_j exp(s(q_i, k_j) / t) - s(q_i, k_i) / t``: row i of ``key`` is the positive of row i of ``query``.
 
     ``query``, ``key`` (B, D).   ``extra_keys`` (H, D): further negatives of every anchor (hard negatives, a queue).
     ``neg_mask``, ``neg_weight`` (B, N): which of the N = B (all processes) + H candidates are negatives, and their weights.
-    All rows equal: log B. Source: van den Oord et al. 2018; with ``temperature=1/20`` the Multiple Negatives Ranking loss.
+    ``backend``, ``tile``: as in ``contrast``. All rows equal: log B.
+    Source: van den Oord et al. 2018; with ``temperature=1/20`` the Multiple Negatives Ranking loss.
     Choose it when one side is the question and the other the answer, as with a momentum encoder or retrieval.
     """
     if query.shape != key.shape:
         raise ValueError(f"query {tuple(query.shape)} and key {tuple(key.shape)} must have one row per instance each")
     keys, offset = gather.rows(key)
-    own = torch.arange(len(query), device=query.device) + offset
-    items = torch.arange(len(keys), device=query.device)
     if extra_keys is not None:
         keys = torch.cat([keys, extra_keys.to(keys.dtype)])
-        items = torch.cat([items, items.new_full((len(extra_keys),), -1)])
     if len(keys) < 2:
         raise ConfigError("info_nce: a batch of 1 has no negatives; set batch to 2 or more")
-    same = Same(own, items)
+    partner = At(torch.arange(len(query), device=query.device) + offset, len(keys))
     # With one positive the denominators "own" and "all" are one number; "all" is one pass over the logits fewer.
     return contrast(
         query,
         keys,
-        positives=same,
-        negatives=~same if neg_mask is None else ~same & as_spec(neg_mask),
+        positives=partner,
+        negatives=~partner if neg_mask is None else ~partner & as_spec(neg_mask),
         temperature=temperature,
         denominator="all",
         normalize=normalize,
@@ -63,6 +63,8 @@ def info_nce(
         anchor_weight=anchor_weight,
         reduction=reduction,
         gather=gather,
+        backend=backend,
+        tile=tile,
     )
 
 
@@ -75,12 +77,28 @@ def clip(
     subject: Tensor | None = None,
     reduction: Reduction = "mean",
     gather: Gather = LOCAL,
+    backend: Backend = "auto",
+    tile: int = 512,
 ) -> LossOutput:
     """The mean of :func:`info_nce` from ``first (B, D)`` to ``second (B, D)`` and back.
 
     ``per_anchor`` (2B,): anchors of ``first``, then of ``second``.   ``subject`` (B,): two items of one patient are never negatives.
-    All rows equal: log B. Source: Radford et al. 2021 (CLIP). Choose it for pairs from two encoders.
+    ``backend``, ``tile``: as in ``contrast``; on one process a tile serves both directions. All rows equal: log B.
+    Source: Radford et al. 2021 (CLIP). Choose it for pairs from two encoders.
     """
+    one_temperature = not isinstance(temperature, Tensor) or temperature.ndim == 0
+    if gather.world == 1 and one_temperature and len(first) > 1 and in_tiles((len(first), len(second)), backend):
+        partner = At(torch.arange(len(first), device=first.device), len(second))
+        return contrast_both_ways(
+            first,
+            second,
+            positives=partner,
+            negatives=~partner if subject is None else ~partner & ~SamePatient(subject),
+            temperature=temperature,
+            normalize=normalize,
+            reduction=reduction,
+            tile=tile,
+        )
     neg_mask = None if subject is None else ~SamePatient(subject, gather.rows(subject)[0])
     outputs = [
         info_nce(
@@ -90,6 +108,8 @@ def clip(
             neg_mask=neg_mask,
             reduction=reduction,
             gather=gather,
+            backend=backend,
+            tile=tile,
         )
         for pair in ((first, second), (second, first))
     ]
@@ -104,16 +124,20 @@ def nt_xent(
     normalize: bool = True,
     subject: Tensor | None = None,
     neg_mask: Mask | None = None,
+    neg_weight: Weight | None = None,
     reduction: Reduction = "mean",
     gather: Gather = LOCAL,
+    backend: Backend = "auto",
+    tile: int = 512,
 ) -> LossOutput:
     """``l_a = log sum over k != a of exp(s_ak / t) - s_ap / t`` over the 2B rows of two views, p the other view of a.
 
     ``views`` (V, B, D); with V > 2 the mean over ordered pairs of views.   ``per_anchor`` (V B,), view-major.
     ``subject`` (B,): two items of one patient are never negatives.
-    ``neg_mask`` (V B, V B): further restriction of the negatives (one process only).
-    All rows equal: log(2B - 1). Source: Chen et al. 2020 (SimCLR); over slices drawn from all volumes it is the random
-    global strategy G^R of Chaitanya et al. 2020. Choose it when starting.
+    ``neg_mask``, ``neg_weight`` (V B, V B): further restriction of the negatives, and their weights (one process only).
+    ``backend``, ``tile``: as in ``contrast``. All rows equal: log(2B - 1).
+    Source: Chen et al. 2020 (SimCLR); over slices drawn from all volumes it is the random global strategy G^R of
+    Chaitanya et al. 2020. Choose it when starting.
     """
     if views.ndim != 3 or len(views) < 2:
         raise ValueError(f"views are {tuple(views.shape)}; nt_xent needs (V, B, D) with at least two views")
@@ -124,31 +148,35 @@ def nt_xent(
     if total < 2:
         raise ConfigError("nt_xent: a batch of 1 has no negatives; set batch to 2 or more")
     own = torch.arange(batch, device=views.device)
-    everyone = torch.arange(total, device=views.device)
-    subjects = None if subject is None else gather.rows(subject)[0]
+    itself = At(torch.cat([own + offset, own + offset + total]), 2 * total)
+    partner = At(torch.cat([own + offset + total, own + offset]), 2 * total)
+    distinct = ~itself & ~partner
+    if subject is not None:
+        distinct = distinct & ~SamePatient(subject.repeat(2), gather.rows(subject)[0].repeat(2))
 
     outputs = []
     per_anchor = views.new_zeros(())
     for pair in itertools.combinations(range(count), 2):
-        slots = torch.tensor([[0], [1]], device=views.device)
-        same_item = Same((own + offset).repeat(2), everyone.repeat(2))
-        same_view = Same(slots.expand(2, batch).flatten(), slots.expand(2, total).flatten())
-        negatives = ~same_item
-        if subject is not None and subjects is not None:
-            negatives = negatives & ~SamePatient(subject.repeat(2), subjects.repeat(2))
+        negatives, weight = distinct, None
+        chosen = torch.cat([own + view * batch for view in pair])
         if neg_mask is not None:
-            chosen = torch.cat([own + view * batch for view in pair])
             negatives = negatives & Selected(as_spec(neg_mask), chosen, chosen)
+        if neg_weight is not None:
+            weight = SelectedWeight(as_weight(neg_weight), chosen, chosen)
+        candidates = rows[list(pair)].flatten(0, 1)
         output = contrast(
-            views[list(pair)].flatten(0, 1),
-            rows[list(pair)].flatten(0, 1),
-            positives=same_item & ~same_view,
+            candidates if gather.world == 1 else views[list(pair)].flatten(0, 1),
+            candidates,
+            positives=partner,
             negatives=negatives,
+            neg_weight=weight,
             temperature=temperature,
             denominator="all",  # one positive: the same number as "own"
             normalize=normalize,
             reduction=reduction,
             gather=gather,
+            backend=backend,
+            tile=tile,
         )
         outputs.append(output)
         placed = output.per_anchor.new_zeros(count, batch)

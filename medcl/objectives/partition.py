@@ -17,8 +17,8 @@ from medcl.config.objective import ObjectiveConfig
 from medcl.errors import ConfigError
 from medcl.objectives.codes import Codes, Setting, required
 from medcl.objectives.gather import LOCAL, Gather
-from medcl.objectives.kernel import contrast
-from medcl.objectives.masks import MaskSpec, Near, Same
+from medcl.objectives.kernel import Backend, contrast
+from medcl.objectives.masks import At, Listed, MaskSpec, Near, Same, WeightSpec, row_sums
 from medcl.objectives.output import LossOutput, Reduction
 from medcl.objectives.temperature import Temperature, TemperatureConfig
 
@@ -44,6 +44,8 @@ def partition_contrastive(
     guard: float | None = None,
     reduction: Reduction = "mean",
     gather: Gather = LOCAL,
+    backend: Backend = "auto",
+    tile: int = 512,
 ) -> LossOutput:
     """``l(a, b) = log( e^{s_ab/t} + sum over k with p_k != p_a of e^{s_ak/t} ) - s_ab/t``, mean over directed terms.
 
@@ -55,31 +57,27 @@ def partition_contrastive(
     ``guard`` with ``place`` (N, k), positions in units of a partition: neighbours across a border that differ by less than
     ``guard`` along every axis are no negatives.
     ``per_anchor`` (N,): mean over the anchor's partners; the mean weights an anchor by how many it has, "sum" adds up
-    the directed terms. All equal, balanced: log(1 + N(S-1)/S). One partition: 0.
+    the directed terms.   ``backend``, ``tile``: as in ``contrast``. All equal, balanced: log(1 + N(S-1)/S). One partition: 0.
     Source: Chaitanya et al. 2020, section 3.1. Choose ``gd`` when volumes are aligned and several fit in a batch, ``gd_minus``
     when different subjects should not be pulled together.
     """
     rows, offset = gather.rows(z)
-    own = torch.arange(len(z), device=z.device) + offset
-    same_row = Same(own, torch.arange(len(rows), device=z.device))
+    itself = At(torch.arange(len(z), device=z.device) + offset, len(rows))
     negatives = ~_same(partition, gather)
-    positives: MaskSpec | Tensor
+    positives: MaskSpec | WeightSpec
     if pairs is not None:
         if gather.world > 1:
             raise ValueError("explicit pairs name rows of one process; they cannot be gathered")
-        positives = z.new_zeros(len(z), len(z), dtype=torch.promote_types(z.dtype, torch.float32))
-        positives = positives.index_put((pairs[:, 0], pairs[:, 1]), positives.new_ones(()), accumulate=True)
-        weight = positives.sum(1)
+        positives = Listed(pairs, len(z), len(z))
     else:
         if slice_id is None or (strategy == "gd" and (volume is None or view is None)):
             raise ValueError("positives come from slice_id, and for 'gd' from volume and view, or from pairs")
         same_slice = _same(slice_id, gather)
-        positives = same_slice & ~same_row
+        positives = same_slice & ~itself
         if strategy == "gd" and volume is not None and view is not None:
             positives = positives | (~_same(volume, gather) & _same(partition, gather) & _same(view, gather))
         # Views of one centre may be cut on both sides of a border when their centres are jittered.
         negatives = negatives & ~same_slice
-        weight = positives.block().sum(1)
     if guard is not None:
         if place is None:
             raise ValueError("guard needs place, the positions in units of a partition")
@@ -91,9 +89,11 @@ def partition_contrastive(
         negatives=negatives,
         temperature=temperature,
         normalize=normalize,
-        anchor_weight=weight,
+        anchor_weight=row_sums(positives, len(z), len(rows), tile),
         reduction=reduction,
         gather=gather,
+        backend=backend,
+        tile=tile,
     )
     if norm == "mean":
         return output

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from medcl.config.objective import ObjectiveConfig
 from medcl.objectives.codes import Codes, Setting, excluded_subjects, required
 from medcl.objectives.gather import LOCAL, Gather
-from medcl.objectives.kernel import contrast
-from medcl.objectives.masks import Mask, Same, SamePatient, as_spec
+from medcl.objectives.kernel import Backend, contrast
+from medcl.objectives.masks import At, Mask, Same, SamePatient, as_spec
 from medcl.objectives.output import LossOutput, Reduction
 from medcl.objectives.temperature import TemperatureConfig, TemperedObjective
 
@@ -30,6 +30,8 @@ def supcon(
     count_empty: bool = False,
     reduction: Reduction = "mean",
     gather: Gather = LOCAL,
+    backend: Backend = "auto",
+    tile: int = 512,
 ) -> LossOutput:
     """``l_a = 1/|P| sum over p in P(a) of [ log sum over k != a of exp(s_ak / t) - s_ap / t ]``, P(a) the other rows of a's class.
 
@@ -37,7 +39,8 @@ def supcon(
     ``base_temperature``: the loss is multiplied by ``temperature / base_temperature``; None: it is not.
     ``subject`` (B,): two items of one patient are never negatives.   ``neg_mask`` (anchors, V B): one process only.
     ``count_empty``: anchors without a positive count in the mean as 0, as in the authors' code.
-    ``per_anchor`` (V B,) or (B,), view-major. One class, all n rows equal: log(n - 1).
+    ``per_anchor`` (V B,) or (B,), view-major.   ``backend``, ``tile``: as in ``contrast``.
+    One class, all n rows equal: log(n - 1).
     Source: Khosla et al. 2020, the form L_out. Choose it when labels exist but are coarse or noisy.
     """
     if views.ndim != 3 or labels.shape != views.shape[1:2]:
@@ -46,8 +49,9 @@ def supcon(
     used = count if anchors == "all" else 1
     rows, offset = gather.rows(views.transpose(0, 1))
     total = len(rows)
+    candidates = rows.transpose(0, 1).flatten(0, 1)
     position = torch.arange(count * total, device=views.device)
-    own = position.view(count, total)[:used, offset : offset + batch].flatten()
+    itself = At(position.view(count, total)[:used, offset : offset + batch].flatten(), len(candidates))
     every_label = gather.rows(labels)[0].repeat(count)
     same_class = Same(labels.repeat(used), every_label)
     negatives = ~same_class
@@ -56,9 +60,9 @@ def supcon(
     if neg_mask is not None:
         negatives = negatives & as_spec(neg_mask)
     output = contrast(
-        views[:used].flatten(0, 1),
-        rows.transpose(0, 1).flatten(0, 1),
-        positives=same_class & ~Same(own, position),
+        candidates if gather.world == 1 and used == count else views[:used].flatten(0, 1),
+        candidates,
+        positives=same_class & ~itself,
         negatives=negatives,
         temperature=temperature,
         denominator="all",
@@ -66,6 +70,8 @@ def supcon(
         count_empty=count_empty,
         reduction=reduction,
         gather=gather,
+        backend=backend,
+        tile=tile,
     )
     if base_temperature is None:
         return output

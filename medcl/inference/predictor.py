@@ -54,7 +54,7 @@ class Predictor:
     """
 
     def __init__(self, runs: Sequence[Path | str], *, tta: bool = False, batch: int = 4, device: str = "auto") -> None:
-        self.device = _torch_device(device)
+        self.device = torch_device(device)
         self.batch = batch
         self.members = [_load_member(Path(run), tta, self.device) for run in runs]
         self.labels = self.members[0].recipe.labels
@@ -128,7 +128,8 @@ def _trained_mirroring(weights: WeightsFile) -> tuple[int, ...]:
     return axes
 
 
-def _torch_device(name: str) -> torch.device:
+def torch_device(name: str) -> torch.device:
+    """The device that ``auto``, ``cpu`` or ``gpu`` means here. Raises ConfigError where there is no GPU to be had."""
     if name == "gpu" and not torch.cuda.is_available():
         raise ConfigError("device: gpu, but PyTorch finds none here; use device=cpu or auto")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

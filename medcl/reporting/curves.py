@@ -40,6 +40,8 @@ PRETRAINING = (
     Panel("Loss", {"loss": "loss"}),
     Panel("Cosine similarity of codes", {"positive_cosine": "positives", "negative_cosine": "negatives"}),
     Panel("Effective rank of codes", {"effective_rank": "rank"}),
+    Panel("Alignment of views", {"alignment": "alignment"}),
+    Panel("Uniformity of codes, 0 when collapsed", {"uniformity": "uniformity"}),
 )
 FINETUNING = (
     Panel("Loss", {"loss": "loss"}, log=True),

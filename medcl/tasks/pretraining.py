@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +27,8 @@ from medcl.tasks.rendered import RenderedTask
 from medcl.tasks.teacher import Teacher
 from medcl.views.sampler import ViewSampler
 from medcl.views.view import View
+
+Measure = Callable[[Tensor], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class PretrainTask(RenderedTask):
         sampler: makes the views.
         facts: what objectives may ask about the sampler's records.
         trainer: micro-batches, chunks, and where candidates come from.
+        measure: figures of codes ``(V, n, D)`` to log, such as their effective rank.
         seed: of the run.
     """
 
@@ -78,6 +81,7 @@ class PretrainTask(RenderedTask):
         facts: RecordFacts,
         *,
         trainer: PretrainTrainerConfig | None = None,
+        measure: Measure = lambda codes: {},
         seed: int = 0,
     ) -> None:
         trainer = trainer or PretrainTrainerConfig()
@@ -117,6 +121,7 @@ class PretrainTask(RenderedTask):
             if self.taught
             else None
         )
+        self.measure = measure
         self.latest: list[LossOutput] = []
         self.recent_codes: deque[Tensor] = deque(maxlen=16)
         self._freeze()
@@ -161,7 +166,7 @@ class PretrainTask(RenderedTask):
             self.candidates.compute(term.objective, self._codes(batch, output, targets.get(index)), self.global_step)
             for index, (term, output) in enumerate(zip(self.terms, outputs, strict=True))
         ]
-        self.recent_codes.append(_as_rows(outputs[0].detach()))
+        self.recent_codes.append(_few_codes(outputs[0], len(batch)))
         return torch.stack(
             [term.weight * found.loss for term, found in zip(self.terms, self.latest, strict=True)]
         ).sum()
@@ -184,7 +189,7 @@ class PretrainTask(RenderedTask):
         self.recent_codes.extend(checkpoint["recent_codes"])
 
     def figures(self) -> dict[str, float | Tensor]:
-        """Loss and similarities of every term, and the effective rank of the first term's recent codes."""
+        """Loss and similarities of every term, and what ``measure`` finds in the first term's recent codes."""
         found: dict[str, float | Tensor] = {}
         for index, (term, output) in enumerate(zip(self.terms, self.latest, strict=True)):
             prefix = "" if index == 0 else f"{term.name}/"
@@ -192,7 +197,7 @@ class PretrainTask(RenderedTask):
             if output.all_equal is not None:
                 found[f"{prefix}loss_over_all_equal"] = output.loss.detach() / output.all_equal
             found.update({f"{prefix}{name}": value for name, value in output.parts.items()})
-        found["effective_rank"] = effective_rank(torch.cat(list(self.recent_codes)))
+        found.update(self.measure(torch.cat(list(self.recent_codes), 1)))
         return found
 
     def _codes(self, batch: tuple[View, ...], output: Tensor, target: Tensor | None) -> Codes:
@@ -217,19 +222,12 @@ class PretrainTask(RenderedTask):
         )
 
 
-def effective_rank(rows: Tensor) -> Tensor:
-    """Exponential of the entropy of the normalised singular values of unit ``rows (N, D)``; 1 when collapsed."""
-    values = torch.linalg.svdvals(nn.functional.normalize(rows.float(), dim=1))
-    share = values / values.sum().clamp_min(1e-12)
-    return torch.special.entr(share).sum().exp()
-
-
-def _as_rows(codes: Tensor, most: int = 256) -> Tensor:
-    """Vectors ``(N, D)`` of the codes: a map's cells, thinned out evenly."""
-    if codes.ndim == 2:
-        return codes
-    cells = codes.flatten(2).transpose(1, 2).flatten(0, 1)
-    return cells[:: max(len(cells) // most, 1)]
+def _few_codes(output: Tensor, slots: int, most: int = 256) -> Tensor:
+    """Some of a term's codes, view by view: ``(V, n, D)`` vectors, or as many cells of its maps, thinned out evenly."""
+    codes = output.detach().unflatten(0, (slots, -1))
+    if codes.ndim > 3:
+        codes = codes.flatten(3).transpose(2, 3).flatten(1, 2)
+    return codes[:, :: max(codes.shape[1] // most, 1)]
 
 
 def _stacked(batch: tuple[View, ...], name: str) -> Tensor | None:

@@ -11,6 +11,7 @@ import medcl.objectives  # noqa: F401  (announces the objectives)
 from medcl.config.pretrain import PretrainConfig
 from medcl.encoders.build import build_encoder
 from medcl.files import atomic_path
+from medcl.inference.predictor import torch_device
 from medcl.objectives.dense import LocalEntry
 from medcl.reporting.run_page import write_page
 from medcl.runs import RunFolder, is_first_process
@@ -23,6 +24,7 @@ from medcl.weights.card import WeightsCard
 from medcl.weights.load import load_into
 from medcl.weights.read import find_weights
 from medcl.weights.save import save_weights
+from medcl.workflow.diagnosis import diagnose_stage, measure_codes
 from medcl.workflow.scans import open_scans
 
 log = logging.getLogger(__name__)
@@ -75,11 +77,13 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
                 sampler,
                 facts,
                 trainer=config.trainer,
+                measure=measure_codes,
                 seed=seed,
             )
             if not fit(task, config.trainer, run, stage=stage.name, resume=resume, progress=progress):
                 raise SystemExit(0)
             if is_first_process():
+                diagnose_stage(task, run.path / "diagnostics", torch_device(config.trainer.device))
                 with atomic_path(finished) as part:
                     save_file({name: value.contiguous() for name, value in encoder.state_dict().items()}, part)
         card = WeightsCard(

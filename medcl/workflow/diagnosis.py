@@ -1,0 +1,68 @@
+"""What a pretraining's representation is like: figures while it trains, and a diagnosis at the end of every stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medcl.evaluation.geometry import alignment, uniformity
+from medcl.evaluation.representation import diagnose
+from medcl.evaluation.spectrum import spectrum
+from medcl.files import atomic_path
+from medcl.objectives.kernel import unit, wide
+from medcl.tasks.pretraining import PretrainTask
+from medcl.types import Array
+
+MOST_BATCHES = 64
+
+
+def measure_codes(codes: Tensor) -> Mapping[str, Tensor]:
+    """Alignment of the first two views, uniformity and effective rank of ``codes (V, n, D)``."""
+    rows = unit(wide(codes))
+    found = {"effective_rank": spectrum(rows.flatten(0, 1)).effective_rank()}
+    if rows.shape[1] > 1:
+        found["uniformity"] = uniformity(rows[0])
+    if len(rows) > 1:
+        found["alignment"] = alignment(rows[0], rows[1])
+    return found
+
+
+@torch.no_grad()
+def diagnose_stage(task: PretrainTask, folder: Path, device: torch.device) -> None:
+    """Diagnose the pooled encoder features of a stage, and write ``<stage>.json`` and ``<stage>.npz`` to ``folder``.
+
+    The rows are the view centres of one pass over the pool (at most 64 batches), each the mean over its views, which themselves
+    give the alignment. The second file holds the middle slice of the rows that are shown as neighbours.
+    """
+    encoder = task.encoder.to(device).eval()
+    sampler = task.sampler
+    features, records, slices = [], [], []
+    for step in range(min(sampler.steps_per_epoch, MOST_BATCHES)):
+        views = sampler.render(sampler.plan(step), device)
+        coarsest = encoder.encode(torch.cat([view.data for view in views]))[-1]
+        features.append(coarsest.flatten(2).mean(2).float().unflatten(0, (len(views), -1)).cpu())
+        records.append(views[0].record.cpu())
+        slices += [_middle(row) for row in views[0].data[:, 0].cpu().numpy()]
+    encoder.cpu()
+    seen, record = unit(torch.cat(features, 1)), torch.cat(records)
+    found = diagnose(
+        seen.mean(0),
+        record=record,
+        subject=task.subjects.cpu()[record],
+        labels=None if task.classes is None else task.classes.cpu()[record],
+        views=seen if len(seen) > 1 else None,
+    )
+    folder.mkdir(exist_ok=True)
+    found.write(folder / f"{task.stage.name}.json")
+    shown = {row for query in found.neighbours for row in (query.row, *query.nearest)}
+    with atomic_path(folder / f"{task.stage.name}.npz") as part, open(part, "wb") as stream:
+        np.savez_compressed(stream, **{str(row): slices[row] for row in sorted(shown)})
+
+
+def _middle(volume: Array) -> Array:
+    """The middle axial slice ``(x, y)`` of ``(x, y, z)``; an image as it is."""
+    return volume[..., volume.shape[2] // 2] if volume.ndim == 3 else volume

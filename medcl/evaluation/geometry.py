@@ -41,12 +41,13 @@ def uniformity(rows: Tensor, *, t: float = 2.0, tile: int = 1024) -> Tensor:
         raise ValueError("uniformity needs at least two rows")
     blocks = rows.split(tile)
     parts = []
-    for index, block in enumerate(blocks):
-        within = block @ block.T
-        upper = torch.ones_like(within, dtype=torch.bool).triu(1)
-        if len(block) > 1:
-            parts.append(_log_sum(within[upper], t))
-        parts += [_log_sum((block @ other.T).flatten(), t) for other in blocks[index + 1 :]]
+    with torch.autocast(rows.device.type, enabled=False):
+        for index, block in enumerate(blocks):
+            within = block @ block.T
+            upper = torch.ones_like(within, dtype=torch.bool).triu(1)
+            if len(block) > 1:
+                parts.append(_log_sum(within[upper], t))
+            parts += [_log_sum((block @ other.T).flatten(), t) for other in blocks[index + 1 :]]
     pairs = rows.new_tensor(count * (count - 1) / 2, dtype=torch.float64)
     return torch.stack(parts).logsumexp(0) - pairs.log()
 

@@ -36,7 +36,7 @@ class Neighbours:
         """
         size = classes if classes is not None else int(labels.max()) + 1
         scores = self.cosine.new_zeros(len(self.cosine), size, dtype=torch.float64)
-        return scores.scatter_add_(1, labels[self.index.clamp_min(0)], self.weights(temperature))
+        return scores.scatter_add_(1, labels.long()[self.index.clamp_min(0)], self.weights(temperature))
 
     def weighted_mean(self, targets: Tensor, *, temperature: float = 0.07) -> Tensor:
         """The weighted mean over neighbours of ``targets`` (N,) or (N, F) of the bank: findings in [0, 1], or numbers.
@@ -73,7 +73,7 @@ def nearest(
         cosine = query.new_full((len(rows), k), -torch.inf)
         index = torch.full((len(rows), k), -1, device=query.device)
         for columns in torch.arange(len(bank), device=query.device).split(tile):
-            block = query[rows] @ bank[columns].T
+            block = _cosines(query[rows], bank[columns])
             if query_subject is not None and bank_subject is not None:
                 block = block.masked_fill(query_subject[rows, None] == bank_subject[None, columns], -torch.inf)
             cosine, order = torch.cat([cosine, block], 1).topk(k, 1)
@@ -127,7 +127,7 @@ def negatives_report(
         own, negative = own[negative.any(1)], negative[negative.any(1)]
         if not len(own):
             continue
-        logits = (rows[own] @ rows.T / temperature).masked_fill(~negative, -torch.inf)
+        logits = (_cosines(rows[own], rows) / temperature).masked_fill(~negative, -torch.inf)
         count = negative.sum(1)
         hardest = (top * count).ceil().clamp_min(1).long()
         counts.append(count)
@@ -144,3 +144,9 @@ def negatives_report(
     return NegativesReport(
         count=float(torch.cat(counts).double().mean()), effective=float(torch.cat(effective).double().mean()), **means
     )
+
+
+def _cosines(first: Tensor, second: Tensor) -> Tensor:
+    """Of unit rows, in their own precision also under autocast."""
+    with torch.autocast(first.device.type, enabled=False):
+        return first @ second.T

@@ -114,18 +114,22 @@ def diagnose(
     """Look at ``features (N, D)``, one row an item, of the records ``record (N,)`` of the patients ``subject (N,)``.
 
     ``labels``, ``site`` (N,): classes in [0, C), -1 where it is not known.   ``views`` (V, N, D): V >= 2 views of the items.
-    ``temperature``: of the negatives.   ``k``: neighbours that vote.   ``queries``, ``shown``: rows to show, neighbours of
+    ``temperature``: of the negatives.   ``k``: neighbours that vote, but never more than a tenth of the
+    rows.   ``queries``, ``shown``: rows to show, neighbours of
     each.   ``most``: rows looked at (:func:`subsample`); with several processes, gather the rows first.
-    Raises ValueError where there are fewer than two rows, or a row is not finite.
+    Raises ValueError where there are fewer than two rows, shapes do not fit, or a value is not finite.
     """
     count = len(features)
     if count < 2 or features.ndim != 2:
         raise ValueError(f"features {tuple(features.shape)} are not (N, D) with at least two rows")
+    if views is not None and (len(views) < 2 or views.shape[1:] != features.shape):
+        raise ValueError(f"views {tuple(views.shape)} are not two or more of the features {tuple(features.shape)}")
     chosen = subsample(count, most, seed).to(features.device)
     rows, record, subject = features[chosen], record[chosen], subject[chosen]
     groups = {"": labels, "site_": site}
     known = {prefix: group[chosen] for prefix, group in groups.items() if group is not None}
-    if not torch.isfinite(rows).all():
+    seen = None if views is None else views[:, chosen]
+    if not torch.isfinite(rows).all() or (seen is not None and not torch.isfinite(seen).all()):
         raise ValueError("features hold values that are not finite; nothing can be said of them")
 
     numbers: dict[str, float | Tensor] = {"dims": float(rows.shape[1]), "uniformity": uniformity(rows)}
@@ -141,8 +145,7 @@ def diagnose(
         "alpha_req",
     ):
         numbers[name] = _where_possible(getattr(spectra, name))
-    if views is not None:
-        seen = views[:, chosen]
+    if seen is not None:
         pairs = torch.combinations(torch.arange(len(seen)), 2).tolist()
         numbers["alignment"] = torch.stack([alignment(seen[a], seen[b]) for a, b in pairs]).mean()
         numbers["lidar"] = _where_possible(Scatter.of(seen.transpose(0, 1)).lidar)
@@ -175,6 +178,7 @@ def _of_classes(prefix: str, rows: Tensor, group: Tensor, subject: Tensor, k: in
     rows, group, subject = rows[known], group[known], subject[known]
     if len(group.unique()) < 2 or len(subject.unique()) < 2:
         return {}
+    k = min(k, max(len(rows) // 10, 1))  # most of the rows would only say which class is frequent
     found = nearest(rows, rows, k, query_subject=subject, bank_subject=subject)
     right = (found.class_scores(group).argmax(1) == group).cpu().numpy()
     accuracy = balanced_accuracy(right, group.cpu().numpy(), np.ones((1, len(right))))

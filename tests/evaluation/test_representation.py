@@ -174,6 +174,13 @@ def test_tiles_are_not_seen(tile: int) -> None:
     assert dataclasses.astuple(reports[0]) == pytest.approx(dataclasses.astuple(reports[1]))
 
 
+def test_autocast_changes_nothing() -> None:
+    cohort = {name: value.float() if value.is_floating_point() else value for name, value in _cohort().items()}
+    plain = diagnose(**cohort)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert diagnose(**cohort) == plain
+
+
 # Streaming
 
 
@@ -406,6 +413,8 @@ def test_diagnosis_does_with_what_there_is() -> None:
     assert "tolerance" not in diagnose(**{**cohort, "labels": torch.full((60,), -1)}).numbers
     collapsed = diagnose(torch.ones(60, 16), record=cohort["record"], subject=cohort["subject"])
     assert collapsed.numbers["collapsed_dims"] == 16
+    with pytest.raises(ValueError, match="not two or more"):
+        diagnose(rows, record=torch.arange(3), subject=torch.arange(3), views=rows[None])
     with pytest.raises(ValueError, match="not finite"):
         diagnose(rows * math.nan, record=torch.arange(3), subject=torch.arange(3))
 

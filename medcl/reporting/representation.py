@@ -39,7 +39,7 @@ def plane_figure(diagnoses: Mapping[str, Diagnosis], owner: str) -> Markup | Non
     """Where representations lie between collapsed and spread out, and how much their classes hold together.
 
     A bar reaches from the mean cosine of any two patients to that of two patients of one class; a hollow ring stands
-    for two patients of one site. Classes that mean nothing cannot lie above the dashed line. None without classes.
+    for two patients of one site. Classes that mean nothing lie below the dashed line, but for chance. None without classes.
     """
     placed = {label: found.numbers for label, found in diagnoses.items() if "tolerance" in found.numbers}
     if not placed:

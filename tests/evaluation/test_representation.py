@@ -118,7 +118,7 @@ def test_bounds(count: int, width: int, seed: int) -> None:
     close = float(tolerance(rows, labels))
     assert math.isnan(close) or -1 - 1e-9 <= close <= 1 + 1e-9
     assert 0 <= float(alignment(rows, rows.flip(0))) <= 4 + 1e-9
-    # what the figure of the plane rests on (Jensen): classes that mean nothing cannot be above the line
+    # what the figure of the plane rests on (Jensen): the mean cosine is never above the line
     everything = float(tolerance(rows, torch.zeros_like(labels)))
     assert everything <= 1 + float(uniformity(rows)) / 4 + 1e-9
 

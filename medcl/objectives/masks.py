@@ -192,7 +192,7 @@ class _Not(MaskSpec):
 
 
 class WeightSpec(PairSpec):
-    """An ``(A, N)`` array of weights, at least 0 and without gradient."""
+    """An ``(A, N)`` array of weights, 0 or of ordinary size (1e-15 to 1e15), without gradient."""
 
     def __mul__(self, other: WeightSpec) -> WeightSpec:
         return _Product(self, other)

@@ -36,14 +36,14 @@ def mean_of(outputs: Sequence[LossOutput], per_anchor: Tensor, reduction: Reduct
     ``per_anchor``: its terms, already averaged over the ``repeats`` outputs in which an anchor has one.
     Counts in the parts are added, the others averaged.
     """
-    losses = torch.stack([output.loss for output in outputs]) if reduction != "none" else None
-    if losses is None:
-        loss = per_anchor
-    else:
-        loss = losses.mean() if reduction == "mean" else losses.sum() / repeats
+
+    def reduced(values: list[Tensor]) -> Tensor:
+        return torch.stack(values).sum() / repeats if reduction == "sum" else torch.stack(values).mean()
+
+    loss = per_anchor if reduction == "none" else reduced([output.loss for output in outputs])
     parts = {}
     for name in outputs[0].parts:
         values = torch.stack([output.parts[name] for output in outputs])
         parts[name] = values.mean() if values.is_floating_point() else values.sum()
     levels = [output.all_equal for output in outputs if output.all_equal is not None]
-    return LossOutput(loss, per_anchor, parts, torch.stack(levels).mean() if len(levels) == len(outputs) else None)
+    return LossOutput(loss, per_anchor, parts, reduced(levels) if len(levels) == len(outputs) else None)

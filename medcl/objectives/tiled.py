@@ -45,6 +45,8 @@ def tiled_terms(
     ``tau``: scalar, or a column (A, 1).   ``both_ways``: the specs, of A = N, read the same from the keys, whose terms
     follow those of the queries; scalar ``tau`` only. A set against itself with symmetric specs takes half the products.
     """
+    if tile < 1:
+        raise ValueError(f"tile is {tile}; it must be 1 or more")
     specs = [spec for spec in (positives, negatives, neg_weight) if spec is not None]
     if keys is queries and tau.ndim == 0 and all(spec.symmetric for spec in specs):
         queries = keys = queries / tau.sqrt()

@@ -8,9 +8,25 @@ import pytest
 import torch
 from torch import Tensor
 
+from medcl.objectives import kernel, tiled
 from medcl.objectives.kernel import contrast, contrast_similarities, masked_logsumexp
-from medcl.objectives.masks import DenseMask, Near, Same
+from medcl.objectives.masks import (
+    At,
+    Count,
+    DenseMask,
+    DenseWeight,
+    Listed,
+    Near,
+    Outer,
+    PairSpec,
+    Same,
+    Selected,
+    Table,
+    row_sums,
+)
+from medcl.objectives.output import LossOutput
 from tests.laws import plain_loops
+from tests.laws.cases import CASES
 
 ANCHORS, CANDIDATES, WIDTH = 6, 9, 4
 
@@ -83,6 +99,143 @@ def test_kernel_equals_the_loop(name: str, per_anchor_tau: bool) -> None:
     equal = torch.ones_like(similarity)
     flat = contrast_similarities(equal, positives=positive, negatives=negative, temperature=tau, **settings)
     assert found.all_equal == pytest.approx(float(flat.loss), rel=1e-12)
+
+
+def _assert_same(found: LossOutput, expected: LossOutput, leaves: list[Tensor], rtol: float = 1e-10) -> None:
+    """Losses, terms, gradients of the ``leaves``, and everything that is reported."""
+    torch.testing.assert_close(found.loss, expected.loss, rtol=rtol, atol=1e-11)
+    torch.testing.assert_close(found.per_anchor, expected.per_anchor, rtol=rtol, atol=1e-11)
+    gradients = [torch.autograd.grad(output.loss.sum(), leaves, retain_graph=True) for output in (found, expected)]
+    for mine, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=rtol, atol=1e-11)
+    torch.testing.assert_close(found.parts, expected.parts, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found.all_equal, expected.all_equal, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("bound", [tiled.BOUND, -1.0], ids=["bounded", "running maxima"])
+@pytest.mark.parametrize("tile", [1, 4, 64])
+@pytest.mark.parametrize("per_anchor_tau", [False, True], ids=["one tau", "tau per anchor"])
+@pytest.mark.parametrize("name", TABLE)
+def test_tiles_equal_the_whole(
+    name: str, per_anchor_tau: bool, tile: int, bound: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiled, "BOUND", bound)
+    settings = dict(TABLE[name])
+    positive, negative = _masks(settings.pop("positives"), settings.pop("negatives", 0.7), seed=len(name))
+    given = _arguments()
+    q, k = given["queries"].requires_grad_(), given["keys"].requires_grad_()
+    if keep := settings.pop("hardest", None):
+        negative = _top(q.detach() @ k.detach().T, negative, keep)
+    tau = torch.linspace(0.1, 0.6, ANCHORS, dtype=torch.float64) if per_anchor_tau else torch.tensor(0.2).double()
+    settings |= {"positives": positive, "negatives": negative, "temperature": tau.requires_grad_()}
+    settings |= {"anchor_weight": SCALES, "count_empty": per_anchor_tau}
+    whole, tiles = (contrast(q, k, **settings, backend=b, tile=tile) for b in ("dense", "tiled"))
+    _assert_same(tiles, whole, [q, k, tau])
+
+
+ITEMS = 13
+IDS = torch.arange(ITEMS) // 3
+SITES = torch.arange(ITEMS) % 4
+SITE_WEIGHTS = torch.rand(4, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+PARTNERS = At(torch.arange(ITEMS).roll(5), ITEMS)
+SWAPPED = At(torch.tensor([1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 12]), ITEMS)
+SPECS: dict[str, dict[str, Any]] = {
+    "one positive": {"positives": PARTNERS, "negatives": ~PARTNERS},
+    "one positive, all": {"positives": PARTNERS, "negatives": ~Same(IDS), "denominator": "all"},
+    "one positive among the negatives": {"positives": PARTNERS, "negatives": Same(IDS) | ~Same(SITES)},
+    "one positive, decoupled": {"positives": PARTNERS, "negatives": ~Same(IDS), "denominator": "none"},
+    "one positive, in-form": {"positives": PARTNERS, "negatives": ~PARTNERS, "denominator": "all", "form": "in"},
+    "symmetric": {"positives": SWAPPED, "negatives": ~SWAPPED & ~Same(IDS)},
+    "symmetric, weights": {
+        "positives": SWAPPED,
+        "negatives": ~SWAPPED & ~Same(IDS),
+        "neg_weight": Table(SITE_WEIGHTS + SITE_WEIGHTS.T, SITES),
+    },
+    "symmetric, several positives": {"positives": Same(SITES) & ~Same(torch.arange(ITEMS)), "negatives": ~Same(SITES)},
+    "symmetric, pooled": {"positives": Same(IDS), "negatives": ~Same(IDS), "denominator": "all"},
+    "symmetric, pooled, in-form": {
+        "positives": Same(IDS),
+        "negatives": Near(IDS[:, None].double(), distance=2.5) & ~Same(IDS),
+        "denominator": "all",
+        "form": "in",
+        "neg_weight": Count([~Same(SITES), ~Same(IDS)]),
+    },
+    "pairs listed": {
+        "positives": Listed(torch.tensor([[0, 4], [3, 3], [3, 3], [3, 12], [12, 0]]), ITEMS, ITEMS),
+        "negatives": ~Same(IDS),
+        "neg_weight": Table(SITE_WEIGHTS, SITES) * Outer(torch.linspace(0, 1, ITEMS), torch.linspace(1, 2, ITEMS)),
+    },
+}
+
+
+@pytest.mark.parametrize("bound", [tiled.BOUND, -1.0], ids=["bounded", "running maxima"])
+@pytest.mark.parametrize("tile", [1, 4, 64])
+@pytest.mark.parametrize("name", SPECS)
+def test_tiles_of_specs_equal_the_whole(name: str, tile: int, bound: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A set against itself, where the symmetric way is open, and against another."""
+    monkeypatch.setattr(tiled, "BOUND", bound)
+    draw = torch.Generator().manual_seed(3)
+    z, other = (torch.randn(ITEMS, WIDTH, generator=draw, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    tau = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    for keys, leaves in ((z, [z, tau]), (other, [z, other, tau])):
+        whole, tiles = (
+            contrast(z, keys, temperature=tau, **SPECS[name], backend=backend, tile=tile)
+            for backend in ("dense", "tiled")
+        )
+        _assert_same(tiles, whole, leaves)
+
+
+def test_symmetric_specs_are_known_as_such() -> None:
+    symmetric = {name for name, given in SPECS.items() if all(
+        spec.symmetric and torch.equal(spec.block(), spec.block().T)
+        for spec in given.values() if isinstance(spec, PairSpec)
+    )}  # fmt: skip
+    assert symmetric == {name for name in SPECS if name.startswith("symmetric")}
+    assert not At(torch.tensor([0, 1]), 3).symmetric
+    assert not DenseMask(torch.ones(2, 2, dtype=torch.bool)).symmetric
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_objectives_in_tiles_equal_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASES[name]
+    given = case.codes()
+    given.z.requires_grad_()
+    whole = case.loss(given)
+    monkeypatch.setattr(kernel, "DENSE_PAIRS", 0)
+    tiles = case.loss(given)
+    torch.testing.assert_close(tiles.per_anchor, whole.per_anchor, rtol=1e-10, atol=1e-11)
+    for mine, theirs in zip(
+        torch.autograd.grad(tiles.loss, [given.z]), torch.autograd.grad(whole.loss, [given.z]), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(tiles.parts, whole.parts)
+    torch.testing.assert_close(tiles.all_equal, whole.all_equal)
+
+
+@pytest.mark.parametrize("itself", [True, False], ids=["against itself", "against others"])
+@pytest.mark.parametrize("denominator", ["own", "all", "none"])
+@pytest.mark.parametrize("single", [True, False], ids=["one positive", "several positives"])
+def test_gradient_of_tiles_equals_central_differences(single: bool, denominator: Any, itself: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    z, other = (torch.randn(7, 3, generator=draw, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    tau = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    positives = At(torch.tensor([1, 0, 3, 2, 5, 4, 6]), 7) if single else Same(torch.arange(7) // 3)
+    weight = Table(torch.tensor([[0.0, 2.0], [2.0, 1.0]], dtype=torch.float64), torch.arange(7) % 2)
+
+    def loss(z: Tensor, other: Tensor, tau: Tensor) -> Tensor:
+        return contrast(
+            z,
+            z if itself else other,
+            positives=positives,
+            negatives=~positives,
+            neg_weight=weight,
+            temperature=tau,
+            denominator=denominator,
+            backend="tiled",
+            tile=3,
+        ).loss
+
+    assert torch.autograd.gradcheck(loss, [z, other, tau])
 
 
 def _arguments(seed: int = 0) -> dict[str, Any]:
@@ -174,10 +327,39 @@ def test_specs_equal_dense_masks_block_by_block() -> None:
         [[(bool(a[i] != b[j]) and bool((x[i] - y[j]).abs().max() < 0.5)) or bool(dense[i, j]) for j in range(5)]
          for i in range(4)]
     )  # fmt: skip
-    assert torch.equal(spec.block(), expected)
-    rows, columns = torch.tensor([3, 1]), torch.tensor([4, 0, 2])
-    assert torch.equal(spec.block(rows, columns), expected[rows][:, columns])
-    assert torch.equal(spec.block(slice(1, 3), slice(2, None)), expected[1:3, 2:])
+    _assert_blocks(spec, expected)
+    _assert_blocks(At(torch.tensor([4, 0, 0, 2]), 5), torch.tensor([4, 0, 0, 2])[:, None] == torch.arange(5))
+    rows, columns = torch.tensor([2, 2, 0, 1]), torch.tensor([4, 1, 0, 0, 3])
+    _assert_blocks(Selected(spec, rows, columns), expected[rows][:, columns])
+
+
+def test_weights_equal_dense_ones_block_by_block() -> None:
+    a, b = torch.tensor([0, 1, 1, 2]), torch.tensor([1, 1, 0, 1, 0])
+    table, left, right = torch.rand(3, 2), torch.rand(4), torch.rand(5)
+    chosen = torch.tensor([[table[i, j] for j in b] for i in a])
+    _assert_blocks(Table(table, a, b), chosen)
+    _assert_blocks(Table(table, a, b) * Outer(left, right), chosen * left[:, None] * right)
+    _assert_blocks(DenseWeight(chosen), chosen)
+    same = (a[:, None] == b).long()
+    _assert_blocks(Count([Same(a, b), ~Same(a, b), Same(a, b)]), 1 + same)
+    listed = torch.zeros(4, 5)
+    listed[3, 0], listed[1, 4] = 2, 1
+    _assert_blocks(Listed(torch.tensor([[3, 0], [1, 4], [3, 0]]), 4, 5), listed)
+
+
+def _assert_blocks(spec: PairSpec, expected: Tensor) -> None:
+    """``spec`` as a whole, in parts, as tiles, and its sums of rows."""
+    torch.testing.assert_close(spec.block(), expected)
+    for rows, columns in (
+        (torch.tensor([3, 1]), torch.tensor([4, 0, 2])),
+        (slice(1, 3), slice(2, None)),
+        (slice(0, 1), slice(0, 5)),
+    ):
+        part = expected[rows][:, columns]
+        torch.testing.assert_close(spec.block(rows, columns), part)
+        tile = torch.as_tensor(spec.tile(rows, columns, torch.float64))
+        torch.testing.assert_close(tile.expand(part.shape), part.double(), check_dtype=False)
+    torch.testing.assert_close(row_sums(spec, *expected.shape, tile=2), expected.sum(1))
 
 
 @pytest.mark.parametrize(
@@ -189,6 +371,11 @@ def test_specs_equal_dense_masks_block_by_block() -> None:
         ({"positives": torch.ones(2, 2, dtype=torch.bool)}, "anchors x candidates"),
         ({"keys": torch.zeros(3, 7)}, "are not"),
         ({"backend": "fast"}, "backend 'fast'"),
+        ({"backend": "tiled", "tile": 0}, "tile is 0"),
+        ({"backend": "tiled", "positives": torch.ones(9, 9, dtype=torch.bool)}, "anchors x candidates"),
+        ({"backend": "tiled", "negatives": ~Same(torch.arange(4))}, "anchors x candidates"),
+        ({"backend": "tiled", "form": "in", "denominator": "own"}, "in-form"),
+        ({"backend": "tiled", "neg_weight": WEIGHTS.clone().requires_grad_()}, "as constants"),
     ],
 )
 def test_settings_without_meaning_are_refused(change: dict[str, Any], message: str) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from medcl.objectives.instance import clip, info_nce, nt_xent
-from medcl.objectives.kernel import unit
+from medcl.objectives.kernel import Backend, unit
 from medcl.objectives.masks import Same
 from medcl.objectives.supervised import supcon as supcon_loss
 from tests.oracles.rows import Adapters, Close, Computed, Given, gradients
@@ -81,6 +81,15 @@ def mcl_masked(given: Given) -> Computed:
 
 
 def tiled_infonce(given: Given) -> Computed:
+    whole, tiles = _infonce_of(given, "dense"), _infonce_of(given, "tiled")
+    for name in tiles:
+        first, second = (v.value if isinstance(v, Close) else v for v in (whole[name], tiles[name]))
+        limit = torch.finfo(given.dtype).eps ** 0.75 * first.abs().max()
+        assert (first - second).abs().max() <= limit, f"tiled_infonce.{name}: the backends differ"
+    return tiles
+
+
+def _infonce_of(given: Given, backend: Backend) -> Computed:
     count, width, tau = given.hyper["N"], given.hyper["D"], given.hyper["temperature"]
 
     def pattern(c: float, d: float, phase: float) -> Tensor:
@@ -90,12 +99,12 @@ def tiled_infonce(given: Given) -> Computed:
 
     first = pattern(0.37, 0.11, 0)
     q, k = (raw.to(given.dtype).requires_grad_(True) for raw in (first, first + 0.8 * pattern(0.28, 0.42, 1.3)))
-    oneway, back = info_nce(q, k, temperature=tau), info_nce(k, q, temperature=tau)
+    oneway, back = (info_nce(*pair, temperature=tau, backend=backend) for pair in ((q, k), (k, q)))
     positive = (unit(q) * unit(k)).sum(1) / tau
     losses = {
         "oneway": oneway.loss,
-        "symmetric": clip(q, k, temperature=tau).loss,
-        "ntxent": nt_xent(torch.stack([q, k]), temperature=tau).loss,
+        "symmetric": clip(q, k, temperature=tau, backend=backend).loss,
+        "ntxent": nt_xent(torch.stack([q, k]), temperature=tau, backend=backend).loss,
     }
     found: Computed = {f"loss_{name}": loss for name, loss in losses.items()}
     for name, loss in losses.items():

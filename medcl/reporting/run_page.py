@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medcl import __version__
+from medcl.evaluation.representation import Diagnosis
 from medcl.reporting.curves import FINETUNING, PRETRAINING, run_curves
 from medcl.reporting.page import environment_facts, write_html
+from medcl.reporting.representation import neighbour_figure, plane_figure, remarks, spectrum_figure
 from medcl.runs import RunFolder
+
+NUMBERS = {
+    "alignment": ("alignment", "{:.3f}"),
+    "uniformity": ("uniformity", "{:.2f}"),
+    "rankme": ("RankMe", "{:.1f}"),
+    "covariance_effective_rank": ("effective rank", "{:.1f}"),
+    "collapsed_dims": ("collapsed directions", "{:.0f}"),
+    "dims": ("of", "{:.0f}"),
+    "knn": ("k-NN accuracy", "{:.2f}"),
+    "effective_negatives": ("effective negatives", "{:.0f}"),
+    "hard_same_subject": ("same patient among the hardest", "{:.0%}"),
+}
+"""What the tables show of a diagnosis: label and format."""
 
 _PANELS = {"pretrain": PRETRAINING, "finetune": FINETUNING}
 
@@ -30,6 +47,7 @@ def write_page(run: RunFolder) -> Path:
         version=__version__,
         headline=_headline(rows),
         figures=run_curves(rows, _PANELS.get(command, ()), run.path.resolve().name),
+        representation=_representation(run, rows),
         environment=environment_facts(facts),
         records=_records(facts),
         config=run.config.read_text(encoding="utf-8") if run.config.is_file() else "",
@@ -53,6 +71,38 @@ def _headline(rows: list[dict[str, Any]]) -> dict[str, str]:
         if values:
             found[label] = form.format(values[-1])
     return found
+
+
+def read_diagnoses(run: RunFolder, rows: Sequence[Mapping[str, Any]]) -> dict[str, Diagnosis]:
+    """The diagnosis of every stage of ``run`` that has one, in the order in which ``rows`` name the stages."""
+    stages = dict.fromkeys(str(row.get("stage")) for row in rows)
+    paths = {stage: run.path / "diagnostics" / f"{stage}.json" for stage in stages}
+    return {stage: Diagnosis.read(path) for stage, path in paths.items() if path.is_file()}
+
+
+def _representation(run: RunFolder, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What the stages' representations look like, and what that says; None without a diagnosis."""
+    found = read_diagnoses(run, rows)
+    if not found:
+        return None
+    last = list(found)[-1]
+    with np.load(run.path / "diagnostics" / f"{last}.npz") as stored:
+        pictures = {int(row): stored[row] for row in stored.files}
+    return {
+        "figures": [drawn for drawn in (plane_figure(found, last), spectrum_figure(found, last)) if drawn],
+        "neighbours": neighbour_figure(found[last], pictures, last),
+        "remarks": {stage: remarks(diagnosis) for stage, diagnosis in found.items()},
+        "rows": {stage: number_row(diagnosis) for stage, diagnosis in found.items()},
+        "columns": [label for label, _ in NUMBERS.values()],
+    }
+
+
+def number_row(diagnosis: Diagnosis) -> list[str]:
+    """The numbers of a diagnosis in the order of :data:`NUMBERS`; a dash for one that it does not have."""
+    return [
+        form.format(diagnosis.numbers[name]) if name in diagnosis.numbers else "\N{EN DASH}"
+        for name, (_, form) in NUMBERS.items()
+    ]
 
 
 def _records(facts: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -20,6 +20,8 @@ from medcl.reporting.efficiency import difference_figure, efficiency_figure, ser
 from medcl.reporting.figures import write_svg
 from medcl.reporting.overlays import PREDICTION, TRUTH, Overlay, overlay_figure
 from medcl.reporting.page import environment_facts, write_html
+from medcl.reporting.representation import spectrum_figure
+from medcl.reporting.run_page import NUMBERS, number_row, read_diagnoses
 from medcl.runs import RunFolder
 
 log = logging.getLogger(__name__)
@@ -57,6 +59,7 @@ def write_study_page(run: RunFolder) -> Path:
         shares=any(row["share"] is not None for row in study["rows"]),
         series=series_of(list(study["arms"]), study["baseline"]),
         pretraining=_pretraining(run, study),
+        representations=_representations(run, study),
         finetuning=_finetuning(run, study),
         shown=shown,
         cases=_cases(run, study, shown) if shown else [],
@@ -99,6 +102,35 @@ def _pretraining(run: RunFolder, study: Study) -> list[dict[str, Any]]:
         if figures:
             shown.append({"owner": owner, "folder": entry["folder"], "figures": figures})
     return shown
+
+
+def _representations(run: RunFolder, study: Study) -> dict[str, Any] | None:
+    """After every pretraining: its cost and what its last stage's representation is like. None without a diagnosis."""
+    rows, diagnoses = [], {}
+    for entry in study["pretrainings"]:
+        folder = RunFolder(run.path / entry["folder"])
+        metrics, facts = folder.read_metrics(), folder.read_facts() if folder.facts.is_file() else {}
+        found = read_diagnoses(folder, metrics)
+        if not found:
+            continue
+        owner = ", ".join(study["arms"][arm] for arm in entry["arms"])
+        last = diagnoses[owner] = list(found.values())[-1]
+        speeds = sorted(row["steps_per_second"] for row in metrics if "steps_per_second" in row)
+        rows.append(
+            {
+                "owner": owner,
+                "milliseconds": 1000 / speeds[len(speeds) // 2] if speeds else None,
+                "memory": facts.get("peak_memory_mib"),
+                "numbers": number_row(last),
+            }
+        )
+    if not rows:
+        return None
+    return {
+        "rows": rows,
+        "columns": [label for label, _ in NUMBERS.values()],
+        "spectrum": spectrum_figure(diagnoses, study["title"]),
+    }
 
 
 def _finetuning(run: RunFolder, study: Study) -> list[Markup]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from medcl.files import atomic_path
 from medcl.objectives.kernel import unit, wide
 from medcl.tasks.pretraining import PretrainTask
 from medcl.types import Array
+
+log = logging.getLogger(__name__)
 
 MOST_BATCHES = 64
 
@@ -49,6 +52,9 @@ def diagnose_stage(task: PretrainTask, folder: Path, device: torch.device) -> No
         slices += [_middle(row) for row in views[0].data[:, 0].cpu().numpy()]
     encoder.cpu()
     seen, record = unit(torch.cat(features, 1)), torch.cat(records)
+    if seen.shape[1] < 2 or not seen.isfinite().all():
+        log.warning("%s: fewer than two rows, or features that are not finite: not diagnosed", task.stage.name)
+        return
     found = diagnose(
         seen.mean(0),
         record=record,
@@ -64,5 +70,5 @@ def diagnose_stage(task: PretrainTask, folder: Path, device: torch.device) -> No
 
 
 def _middle(volume: Array) -> Array:
-    """The middle axial slice ``(x, y)`` of ``(x, y, z)``; an image as it is."""
-    return volume[..., volume.shape[2] // 2] if volume.ndim == 3 else volume
+    """The middle axial slice of ``(x, y, z)``, or ``(x, y)`` itself, as a picture: right on the right, anterior up."""
+    return (volume[..., volume.shape[2] // 2] if volume.ndim == 3 else volume).T[::-1]

@@ -44,6 +44,10 @@ def test_a_stage_is_diagnosed(small_cohort: Path, tmp_path: Path) -> None:
             for row in (query.row, *query.nearest):
                 assert pictures[str(row)].shape == (16, 16)
                 assert pictures[str(row)].std() > 0
+    page = run.page.read_text()
+    assert "What the representation is like" in page
+    assert "Nearest neighbours: instances" in page
+    assert f"{found.numbers['rankme']:.1f}" in page
 
 
 def test_figures_of_known_codes() -> None:

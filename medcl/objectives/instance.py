@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
@@ -17,6 +18,7 @@ from medcl.objectives.kernel import Backend, contrast, contrast_both_ways, in_ti
 from medcl.objectives.masks import At, Mask, SamePatient, Selected, SelectedWeight, Weight, as_spec, as_weight
 from medcl.objectives.output import LossOutput, Reduction, mean_of
 from medcl.objectives.temperature import LearnedTemperature, TemperatureConfig, TemperedObjective
+from medcl.objectives.terms import Denominator
 
 
 def info_nce(
@@ -139,14 +141,50 @@ def nt_xent(
     Source: Chen et al. 2020 (SimCLR); over slices drawn from all volumes it is the random global strategy G^R of
     Chaitanya et al. 2020. Choose it when starting.
     """
+    return contrast_pairs(
+        views,
+        name="nt_xent",
+        denominator="all",  # one positive: the same number as "own"
+        temperature=temperature,
+        normalize=normalize,
+        subject=subject,
+        neg_mask=neg_mask,
+        neg_weight=neg_weight,
+        reduction=reduction,
+        gather=gather,
+        backend=backend,
+        tile=tile,
+    )
+
+
+def contrast_pairs(
+    views: Tensor,
+    *,
+    name: str,
+    denominator: Denominator,
+    positive_scale: Callable[[Tensor, Tensor], Tensor] | None = None,
+    temperature: float | Tensor,
+    normalize: bool,
+    subject: Tensor | None,
+    neg_mask: Mask | None = None,
+    neg_weight: Weight | None = None,
+    reduction: Reduction,
+    gather: Gather,
+    backend: Backend,
+    tile: int,
+) -> LossOutput:
+    """What :func:`nt_xent` and its relatives share: each pair of views contrasted on its 2B rows, and the mean over pairs.
+
+    ``positive_scale``: from the two views ``(B, D)`` of a pair to a factor ``(B,)`` on the logit of each instance's positive.
+    """
     if views.ndim != 3 or len(views) < 2:
-        raise ValueError(f"views are {tuple(views.shape)}; nt_xent needs (V, B, D) with at least two views")
+        raise ValueError(f"views are {tuple(views.shape)}; {name} needs (V, B, D) with at least two views")
     count, batch = views.shape[:2]
     rows, offset = gather.rows(views.transpose(0, 1))
     rows = rows.transpose(0, 1)
     total = rows.shape[1]
     if total < 2:
-        raise ConfigError("nt_xent: a batch of 1 has no negatives; set batch to 2 or more")
+        raise ConfigError(f"{name}: a batch of 1 has no negatives; set batch to 2 or more")
     own = torch.arange(batch, device=views.device)
     itself = At(torch.cat([own + offset, own + offset + total]), 2 * total)
     partner = At(torch.cat([own + offset + total, own + offset]), 2 * total)
@@ -171,7 +209,8 @@ def nt_xent(
             negatives=negatives,
             neg_weight=weight,
             temperature=temperature,
-            denominator="all",  # one positive: the same number as "own"
+            denominator=denominator,
+            positive_scale=None if positive_scale is None else positive_scale(*views[list(pair)]).repeat(2),
             normalize=normalize,
             reduction=reduction,
             gather=gather,
@@ -190,6 +229,7 @@ class NTXent(ObjectiveConfig):
 
     needs: ClassVar[frozenset[str]] = frozenset({"two_views"})
 
+    function = staticmethod(nt_xent)
     name: Literal["nt_xent"] = "nt_xent"
     temperature: TemperatureConfig = Field(0.1, description="0.1 as for G^R; SimCLR's CIFAR recipes use 0.5")
     exclude_same_subject: bool = Field(False, description="two items of one patient are never negatives")
@@ -206,6 +246,7 @@ class InfoNCE(ObjectiveConfig):
 
     needs: ClassVar[frozenset[str]] = frozenset({"two_views"})
 
+    function = staticmethod(info_nce)
     name: Literal["info_nce"] = "info_nce"
     temperature: TemperatureConfig = Field(0.1, description="0.05 is the Multiple Negatives Ranking convention")
 
@@ -221,6 +262,7 @@ class Clip(ObjectiveConfig):
 
     needs: ClassVar[frozenset[str]] = frozenset({"two_views"})
 
+    function = staticmethod(clip)
     name: Literal["clip"] = "clip"
     temperature: TemperatureConfig = Field(
         LearnedTemperature(), description="learned from 0.07 within [0.01, 1], as in CLIP"

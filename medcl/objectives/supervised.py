@@ -85,6 +85,7 @@ class SupCon(ObjectiveConfig):
 
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
 
+    function = staticmethod(supcon)
     name: Literal["supcon"] = "supcon"
     temperature: TemperatureConfig = 0.07
     base_temperature: PositiveFloat | None = Field(None, description="scales the loss by temperature over this")

@@ -47,3 +47,10 @@ def mean_of(outputs: Sequence[LossOutput], per_anchor: Tensor, reduction: Reduct
         parts[name] = values.mean() if values.is_floating_point() else values.sum()
     levels = [output.all_equal for output in outputs if output.all_equal is not None]
     return LossOutput(loss, per_anchor, parts, reduced(levels) if len(levels) == len(outputs) else None)
+
+
+def scaled(output: LossOutput, factor: float | Tensor) -> LossOutput:
+    """``output`` with its loss, its terms and its all-equal value multiplied by ``factor``."""
+    constant = factor.detach() if isinstance(factor, Tensor) else factor
+    level = None if output.all_equal is None else output.all_equal * constant
+    return LossOutput(output.loss * factor, output.per_anchor * factor, output.parts, level)

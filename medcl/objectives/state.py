@@ -20,19 +20,16 @@ from medcl.objectives.gather import Gather
 FORMAT = 1
 
 
-class StatefulObjective(nn.Module):
-    """An objective with state in buffers.
+class Stateful(nn.Module):
+    """A module with state in buffers.
 
     Subclasses call :meth:`stage` in ``forward`` and write in :meth:`write`, from detached tensors only. Staging does
     nothing in evaluation mode.   ``auto_commit``: commit at the end of every staging; a training switches it off.
-    ``header`` goes into the state dict and is compared on loading: a table of other records is refused.
     """
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.auto_commit = True
-        self.records = setting.records
-        self.data_digest = setting.data_digest
         self.updates = 0
         self._staged: list[dict[str, Tensor]] = []
 
@@ -57,23 +54,38 @@ class StatefulObjective(nn.Module):
             self._staged = []
 
     def get_extra_state(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "records": self.records,
-            "data_digest": self.data_digest,
-            "updates": self.updates,
-        }
+        return {"format": FORMAT, "updates": self.updates}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         if state["format"] != FORMAT:
             raise ConfigError(f"{type(self).__name__}: its state has format {state['format']}, this is {FORMAT}")
-        for name, own in (("records", self.records), ("data_digest", self.data_digest)):
-            if state[name] != own:
-                raise ConfigError(
-                    f"{type(self).__name__}: its state is of other data ({name} {state[name]} is not {own}); "
-                    "resume on the same data, or start anew"
-                )
         self.updates = int(state["updates"])
+
+
+class StatefulObjective(Stateful):
+    """An objective whose state belongs to the records of one data set: the state of others is refused on loading."""
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__()
+        self.records = setting.records
+        self.data_digest = setting.data_digest
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {**super().get_extra_state(), "records": self.records, "data_digest": self.data_digest}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        super().set_extra_state(state)
+        check_data(type(self).__name__, state, records=self.records, data_digest=self.data_digest)
+
+
+def check_data(owner: str, state: dict[str, Any], **own: int | str) -> None:
+    """Raise ConfigError where the ``state`` of ``owner`` is not of its ``own`` data set."""
+    for name, value in own.items():
+        if state[name] != value:
+            raise ConfigError(
+                f"{owner}: its state is of other data ({name} {state[name]} is not {value}); "
+                "resume on the same data, or start anew"
+            )
 
 
 def mean_by_id(ids: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,7 +101,7 @@ def gathered(gather: Gather, **values: Tensor) -> dict[str, Tensor]:
 
 
 def commit_all(module: nn.Module) -> None:
-    """Commit every stateful objective in ``module``."""
+    """Commit every stateful part of ``module``."""
     for part in module.modules():
-        if isinstance(part, StatefulObjective):
+        if isinstance(part, Stateful):
             part.commit()

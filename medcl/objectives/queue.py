@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
@@ -42,7 +43,7 @@ def moco(
 
     ``query (A, D)``; ``key (A, D)`` of the teacher, and ``queue (K, D)`` of its earlier keys, both constants.
     ``neg_mask`` (A, K): which rows of the queue are negatives of an anchor, by default all.   ``backend``, ``tile``: as in ``contrast``.
-    ``per_anchor`` (A,); an anchor without negatives has 0. All rows equal: log(1 + K). Source: He et al. 2020, Chen et al. 2020 (MoCo v2).
+    ``per_anchor`` (A,); an anchor without negatives has 0. All rows equal: log(1 + K), None for an empty queue. Source: He et al. 2020, Chen et al. 2020 (MoCo v2).
     Choose it when memory allows only small batches, in 2D or 3D, and a teacher is affordable.
     """
     anchors, rows = len(query), len(queue)
@@ -57,7 +58,7 @@ def moco(
     if neg_mask is not None and rows:
         where = torch.arange(rows, device=query.device)
         negatives = negatives & Selected(as_spec(neg_mask), every, torch.cat([torch.zeros_like(every), where]))
-    return contrast(
+    output = contrast(
         query,
         torch.cat([wide(key), wide(queue)]).detach(),
         positives=At(every, anchors + rows),
@@ -70,6 +71,7 @@ def moco(
         backend=backend,
         tile=tile,
     )
+    return output if rows else replace(output, all_equal=None)
 
 
 def moco_v3(
@@ -241,25 +243,30 @@ class QueueObjective(StatefulObjective, Generic[Entry]):
         self.pointer, self.filled = int(state["pointer"]), int(state["filled"])
 
 
-def _asked(codes: Codes, symmetric: bool, name: str) -> tuple[Tensor, Tensor, int]:
+def asked(codes: Codes, symmetric: bool, name: str) -> tuple[Tensor, Tensor, int]:
     """Queries, the teacher's keys of the other view (A, D), and how many times the batch they hold."""
     teacher = required(codes.teacher, name, "needs the codes of a teacher")
     queries, keys = view_pairs(codes.z, teacher) if symmetric else (codes.z[0], teacher[1])
     return queries, keys, len(queries) // codes.z.shape[1]
 
 
-class MoCo(QueueEntry, TaughtObjective):
+class MomentumQueueEntry(QueueEntry, TaughtObjective):
+    """Base of the entries whose queue holds the codes of a slow teacher."""
+
+    momentum: Momentum = Field(0.999, description="m at the start")
+    momentum_schedule: Literal["constant", "cosine"] = "constant"
+    symmetric: bool = Field(
+        True, description="every view asks; false: the first asks and the second answers, as published"
+    )
+
+
+class MoCo(MomentumQueueEntry):
     """MoCo v2: a view finds the teacher's code of the other view among those of earlier batches."""
 
     function = staticmethod(moco)
 
     name: Literal["moco"] = "moco"
     temperature: TemperatureConfig = Field(0.2, description="0.07 in MoCo v1")
-    momentum: Momentum = Field(0.999, description="m at the start")
-    momentum_schedule: Literal["constant", "cosine"] = "constant"
-    symmetric: bool = Field(
-        True, description="every view asks; false: the first asks and the second answers, as published"
-    )
 
     def build(self, setting: Setting) -> nn.Module:
         return MoCoObjective(self, setting)
@@ -269,7 +276,7 @@ class MoCoObjective(QueueObjective[MoCo]):
     """The queue takes in the teacher's code of the second view of every item, after the loss."""
 
     def forward(self, codes: Codes, gather: Gather = LOCAL) -> LossOutput:
-        queries, keys, repeats = _asked(codes, self.entry.symmetric, self.entry.name)
+        queries, keys, repeats = asked(codes, self.entry.symmetric, self.entry.name)
         output = moco(
             queries,
             keys,

@@ -7,10 +7,11 @@ import torch
 
 from medcl.objectives.codes import Codes
 from medcl.objectives.gather import LOCAL, Gather
+from medcl.objectives.mixing import MoCHi
 from medcl.objectives.output import LossOutput
 from medcl.objectives.prediction import PredictorConfig
 from medcl.objectives.queue import NNCLR, MoCo, MoCoV3
-from tests.laws.case import Case
+from tests.laws.case import Case, Law
 
 
 class QueueCase(Case):
@@ -35,12 +36,13 @@ def _filled(module: torch.nn.Module, codes: Codes) -> torch.nn.Module:
     return module
 
 
-PREDICTED = {
+PREDICTED: dict[Law, str] = {
     "length": "the predictor is not homogeneous",
     "rotation": "the predictor belongs to the channels",
     "cosines": "a predictor turns identical codes into others",
 }
-ASYMMETRIC = {"views": "one view asks and the other answers"}
+ASYMMETRIC: dict[Law, str] = {"views": "one view asks and the other answers"}
+DRAWN: dict[Law, str] = {"items": "every anchor has draws of its own", "views": "every anchor has draws of its own"}
 SMALL = PredictorConfig(hidden=5)
 
 CASES = {
@@ -49,6 +51,13 @@ CASES = {
     "moco_v3": Case(MoCoV3(predictor=SMALL), exempt=PREDICTED),
     "moco_v3, patients": Case(
         MoCoV3(predictor=PredictorConfig(hidden=5, norm="layer"), exclude_same_subject=True), views=3, exempt=PREDICTED
+    ),
+    "mochi": QueueCase(
+        MoCHi(queue=24, hardest=5, pairs=4, queries=3),
+        exempt={**DRAWN, "gradient": "points mixed of the query are constants"},
+    ),
+    "mochi, pairs": QueueCase(
+        MoCHi(queue=24, hardest=5, pairs=4, queries=0, symmetric=False), exempt={**DRAWN, **ASYMMETRIC}
     ),
     "nnclr": QueueCase(NNCLR(queue=24, predictor=SMALL), exempt=PREDICTED),
     "nnclr, all patients": QueueCase(

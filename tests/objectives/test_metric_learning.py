@@ -1,0 +1,56 @@
+"""Multi-similarity and triplets against loops."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medcl.objectives.metric_learning import multi_similarity, triplet
+
+LABELS = torch.tensor([0, 0, 1, 1, 2, 2, 3])
+ROWS = torch.randn(1, 7, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+UNIT = torch.nn.functional.normalize(ROWS[0], dim=1)
+DISTANCE = (UNIT[:, None] - UNIT[None]).norm(dim=-1)
+
+
+def _partners(a: int) -> tuple[list[int], list[int]]:
+    others = [j for j in range(7) if j != a]
+    return [j for j in others if LABELS[j] == LABELS[a]], [j for j in others if LABELS[j] != LABELS[a]]
+
+
+def test_multi_similarity_equals_the_loop() -> None:
+    terms = []
+    for a in range(7):
+        positives, negatives = _partners(a)
+        pull = sum(torch.exp(-2 * (UNIT[a] @ UNIT[p] - 0.5)) for p in positives)
+        push = sum(torch.exp(50 * (UNIT[a] @ UNIT[n] - 0.5)) for n in negatives)
+        terms.append(torch.log1p(torch.as_tensor(pull, dtype=torch.float64)) / 2 + torch.log1p(push) / 50)
+    torch.testing.assert_close(multi_similarity(ROWS, LABELS).per_anchor, torch.stack(terms))
+
+
+def test_batch_hard_and_semi_hard_equal_the_loop() -> None:
+    hard, semi = [], []
+    for a in range(7):
+        positives, negatives = _partners(a)
+        if not positives:
+            hard.append(0.0)
+            semi.append(0.0)
+            continue
+        hard.append(max(0.0, float(max(DISTANCE[a, positives]) - min(DISTANCE[a, negatives])) + 0.3))
+        terms = []
+        for p in positives:
+            beyond = [float(DISTANCE[a, n]) for n in negatives if DISTANCE[a, n] > DISTANCE[a, p]]
+            chosen = min(beyond) if beyond else float(max(DISTANCE[a, negatives]))
+            terms.append(max(0.0, float(DISTANCE[a, p]) - chosen + 0.3))
+        semi.append(sum(terms) / len(terms))
+    found = triplet(ROWS, LABELS, margin=0.3).per_anchor
+    torch.testing.assert_close(found, torch.tensor(hard, dtype=torch.float64))
+    found = triplet(ROWS, LABELS, margin=0.3, mining="semi_hard").per_anchor
+    torch.testing.assert_close(found, torch.tensor(semi, dtype=torch.float64))
+
+
+def test_classes_far_apart_cost_nothing() -> None:
+    apart = torch.eye(3)[[0, 0, 1, 1, 2, 2]][None]
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])
+    assert triplet(apart, labels).loss == 0
+    assert triplet(torch.ones(1, 6, 3), labels).loss == pytest.approx(0.2)

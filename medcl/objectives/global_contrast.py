@@ -207,6 +207,11 @@ class _Entry(ObjectiveConfig):
         return AveragedObjective(self, setting)
 
 
+def _check_inside(temperature: float, bounds: tuple[float, float]) -> None:
+    if not bounds[0] <= temperature <= bounds[1]:
+        raise ValueError(f"temperature {temperature} lies outside of range {list(bounds)}")
+
+
 class SogCLR(_Entry):
     """Contrast with all records by moving averages, one temperature."""
 
@@ -230,18 +235,24 @@ class SogCLIP(_Entry):
     range: tuple[PositiveFloat, PositiveFloat] = Field((0.01, 0.2), description="of the learned temperature")
     published_scale: bool = Field(False, description="times B - 1, as the authors' code")
 
+    @model_validator(mode="after")
+    def _inside(self) -> SogCLIP:
+        if self.temperature_mode == "global":
+            _check_inside(self.temperature, self.range)
+        return self
+
 
 class _Individual(_Entry):
     """A temperature of every record."""
 
+    temperature: PositiveFloat
+    range: tuple[PositiveFloat, PositiveFloat]
     eta: PositiveFloat = Field(0.01, description="learning rate of the temperatures; 0.01 to 0.03")
     beta: float = Field(0.9, gt=0, le=1, description="weight of the batch in the temperatures' momentum")
 
     @model_validator(mode="after")
     def _inside(self) -> _Individual:
-        low, high = self.range  # type: ignore[attr-defined]
-        if not low <= self.temperature <= high:  # type: ignore[attr-defined]
-            raise ValueError(f"temperature lies outside of range {[low, high]}")
+        _check_inside(self.temperature, self.range)
         return self
 
 

@@ -10,7 +10,7 @@ from medcl.errors import ConfigError
 from medcl.objectives.codes import Codes
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.output import LossOutput
-from medcl.objectives.state import StatefulObjective
+from medcl.objectives.state import Stateful
 
 
 class Candidates:
@@ -30,7 +30,7 @@ class Candidates:
         """
         gather = self._at(step)
         partial = self.policy in ("none", "grouped") and several_processes()
-        if partial and isinstance(objective, StatefulObjective):
+        if partial and any(isinstance(part, Stateful) for part in objective.modules()):
             raise ConfigError(
                 f"trainer.gather={self.policy}: {type(objective).__name__} keeps a state that every process must share; "
                 "set trainer.gather=local_grad"

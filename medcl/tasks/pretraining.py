@@ -17,7 +17,7 @@ from medcl.encoders.volume import Encoder
 from medcl.errors import ConfigError
 from medcl.objectives.codes import Codes, Setting
 from medcl.objectives.output import LossOutput
-from medcl.objectives.state import StatefulObjective, commit_all
+from medcl.objectives.state import Stateful, commit_all
 from medcl.objectives.teacher import TaughtObjective
 from medcl.seeds import derive_seed
 from medcl.tasks.candidates import Candidates
@@ -54,8 +54,9 @@ class Term(nn.Module):
         self.weight = config.weight
         self.head = build_head(config.head, channels_at(encoder, self.at), encoder.spatial_dims)
         self.objective = objective.build(replace(setting, channels=self.head.out_channels))
-        if isinstance(self.objective, StatefulObjective):
-            self.objective.auto_commit = False
+        for part in self.objective.modules():
+            if isinstance(part, Stateful):
+                part.auto_commit = False
 
 
 class PretrainTask(RenderedTask):

@@ -72,7 +72,7 @@ class Monitor(Callback):
             self._warn(
                 f"{self.stage}, step {step}: the loss is not finite; lower optimiser.lr, or train in precision 32"
             )
-        elif ratio is not None and figures.get("effective_rank", math.inf) < 2:
+        elif (ratio is not None or "unit_std" in figures) and figures.get("effective_rank", math.inf) < 2:
             self._warn(
                 f"{self.stage}, step {step}: embeddings have collapsed (effective rank {figures['effective_rank']:.1f}): "
                 "they all point one way; lower optimiser.lr, or give the batch more negatives"

@@ -65,7 +65,7 @@ def inside_box(affine: Tensor, box: Tensor, shape: Sequence[int]) -> Tensor:
     """
     place = world_of(affine, cell_index(shape, [1.0] * len(shape)).to(affine.device))
     within = (place >= box[..., None, 0, :]) & (place <= box[..., None, 1, :])
-    return within.all(-1).unflatten(-1, tuple(shape))
+    return within.all(-1).reshape(*within.shape[:-2], *shape)
 
 
 def partition_of(position: Tensor, parts: Sequence[int]) -> Tensor:

@@ -20,6 +20,6 @@ CASES = {
     "sog_clr, patients": _case(SogCLR(gamma=0.5, gamma_schedule="cosine", exclude_same_subject=True)),
     "isog_clr": _case(ISogCLR(range=(0.01, 0.7))),
     "sog_clip": _case(SogCLIP(published_scale=True)),
-    "sog_clip, global": _case(SogCLIP(temperature_mode="global")),
+    "sog_clip, global": _case(SogCLIP(temperature_mode="global", range=(0.01, 1.0))),
     "isog_clip": _case(ISogCLIP()),
 }

@@ -1,0 +1,218 @@
+"""InfoNCE with weighted negatives: inverse propensity, cluster counts, learned (objectives.md 4.12)."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from medcl.config.objective import ObjectiveConfig
+from medcl.config.strict import Strict
+from medcl.objectives.codes import Codes, Setting, required
+from medcl.objectives.gather import LOCAL, Gather
+from medcl.objectives.instance import info_nce
+from medcl.objectives.kernel import Backend, contrast, unit, wide
+from medcl.objectives.masks import At, Count, MaskSpec, Same, Weight
+from medcl.objectives.output import LossOutput, Reduction, mean_of
+from medcl.objectives.temperature import Temperature, TemperatureConfig
+
+Positive = Literal["own", "none", "weighted"]
+
+
+def weighted_info_nce(
+    query: Tensor,
+    key: Tensor,
+    *,
+    weight: Weight,
+    positive: Positive = "own",
+    temperature: float | Tensor = 0.1,
+    normalize: bool = True,
+    reduction: Reduction = "mean",
+    gather: Gather = LOCAL,
+    backend: Backend = "auto",
+    tile: int = 512,
+) -> LossOutput:
+    """``l_i = log [ P + sum over j != i of w_ij exp(s_ij / t) ] - s_ii / t``; a weight of 0 is a mask.
+
+    ``query``, ``key`` (B, D), rows of equal number positive.   ``weight`` (B, N) >= 0 or a spec, over the keys of all
+    processes.   ``positive``: P is the positive's own term ("own"), 0 ("none"), or ``w_ii`` times it ("weighted").
+    A weight that needs a gradient gets it (the dense backend).   ``backend``, ``tile``: as in ``contrast``.
+    Anchors without a negative are left out where P is 0. All rows equal: log(P + sum of weights).
+    Source: DebCSE (inverse propensity, :func:`ipw_weights`), MEOW (``Count`` of clusterings in which the two differ, P = 0) and AdaMEOW
+    (:class:`LearnedWeight`, weighted P). Choose inverse propensity when confounders are known (site, scanner), cluster
+    counts when the cohort has natural clusters whose members should not repel each other.
+    """
+    if positive == "own":
+        return info_nce(
+            query,
+            key,
+            neg_weight=weight,
+            temperature=temperature,
+            normalize=normalize,
+            reduction=reduction,
+            gather=gather,
+            backend=backend,
+            tile=tile,
+        )
+    keys, offset = gather.rows(key)
+    itself = At(torch.arange(len(query), device=query.device) + offset, len(keys))
+    everything = Same(torch.zeros(len(query), device=query.device), torch.zeros(len(keys), device=query.device))
+    negatives: MaskSpec = ~itself if positive == "none" else everything
+    return contrast(
+        query,
+        keys,
+        positives=itself,
+        negatives=negatives,
+        neg_weight=weight,
+        temperature=temperature,
+        denominator="none",
+        normalize=normalize,
+        reduction=reduction,
+        gather=gather,
+        backend=backend,
+        tile=tile,
+    )
+
+
+@torch.no_grad()
+def ipw_weights(propensity: Tensor, offset: int = 0, *, largest: float = 5.0) -> Tensor:
+    """``min(1 / p, largest)`` of ``propensity (B, N)``, with 0 for anchor i's own key ``offset + i``, rows summing to N - 1.
+
+    p_ij is how probable it is that the pair is seen as a negative, given nuisances such as site or scanner. A constant
+    propensity gives weights of 1. Source: after DebCSE (2023), which draws pairs by such probabilities.
+    """
+    weight = (1 / propensity.clamp_min(1e-12)).clamp_max(largest)
+    own = torch.arange(len(weight), device=weight.device) + offset
+    weight = weight.scatter(1, own[:, None], 0.0)
+    return weight * (weight.shape[1] - 1) / weight.sum(1, keepdim=True)
+
+
+def proto_nce(
+    z: Tensor,
+    assigned: Tensor,
+    centroids: Tensor,
+    concentration: Tensor,
+    *,
+    normalize: bool = True,
+) -> Tensor:
+    """Cross-entropy ``(B,)`` of ``z (B, D)`` over ``<z, mu_k> / phi_k``, ``centroids`` (K, D) constant, ``assigned`` (B,).
+
+    The prototype term that MEOW adds, with the usual sum over prototypes. Source: Li et al. 2021 (PCL).
+    """
+    with torch.autocast(z.device.type, enabled=False):
+        rows = unit(wide(z)) if normalize else wide(z)
+        logits = rows @ centroids.detach().to(rows.dtype).T / concentration.detach().to(rows.dtype)
+        return nn.functional.cross_entropy(logits, assigned, reduction="none")
+
+
+@torch.no_grad()
+def concentrations(distance: Tensor, assigned: Tensor, count: int, *, temperature: float) -> Tensor:
+    """``phi_c = mean distance / log(n_c + 5)`` (K,) of ``distance (N,)`` to the own centroid, clipped and scaled.
+
+    Clipped to the 10th and 90th percentile over clusters, then scaled to the mean ``temperature``.
+    """
+    size = torch.bincount(assigned, minlength=count).to(distance.dtype)
+    mean = distance.new_zeros(count).index_add_(0, assigned, distance) / size.clamp_min(1)
+    phi = mean / (size + 5).log()
+    low, high = torch.quantile(phi, torch.tensor([0.1, 0.9], dtype=phi.dtype, device=phi.device))
+    phi = phi.clamp(low, high).clamp_min(torch.finfo(phi.dtype).tiny)
+    return phi * temperature / phi.mean()
+
+
+class LearnedWeight(nn.Module):
+    """``w_ij = sigmoid(w2 . tanh(W1 (z_i + z_j) + b1) + b2)`` of unit rows. Source: AdaMEOW."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(channels, hidden)
+        self.outer = nn.Linear(hidden, 1)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """Weights ``(A, N)`` of the pairs of ``first (A, D)`` and ``second (N, D)``; memory ``A N hidden``."""
+        with torch.autocast(first.device.type, enabled=False):
+            a, b = (nn.functional.linear(unit(wide(rows)), self.inner.weight) for rows in (first, second))
+            weight: Tensor = self.outer((a[:, None] + b[None] + self.inner.bias).tanh()).squeeze(-1).sigmoid()
+            return weight
+
+
+class Propensity(Strict):
+    """Inverse propensity by the classes of the records: pairs of frequent classes weigh less."""
+
+    name: Literal["ipw"] = "ipw"
+    largest: PositiveFloat = Field(5.0, description="weights are clipped here before they are scaled")
+
+
+class Learned(Strict):
+    """A small network says how much a pair repels."""
+
+    name: Literal["learned"] = "learned"
+    hidden: PositiveInt = 64
+    normalise: bool = Field(
+        True,
+        description="divide an anchor's weights by their mean, so that all of them cannot vanish; false: as released",
+    )
+    balance: NonNegativeFloat = Field(0.1, description="weight of (mean w - 1/2)^2; 0: as released")
+
+
+class WeightedInfoNCE(ObjectiveConfig):
+    """InfoNCE both ways between two views, with weighted negatives."""
+
+    function = staticmethod(weighted_info_nce)
+    needs: ClassVar[frozenset[str]] = frozenset({"two_views", "labels"})
+    name: Literal["weighted_info_nce"] = "weighted_info_nce"
+    temperature: TemperatureConfig = 0.1
+    weights: Annotated[Propensity | Learned, Field(discriminator="name")] = Propensity()
+
+    def build(self, setting: Setting) -> nn.Module:
+        return WeightedObjective(self, setting)
+
+
+class WeightedObjective(nn.Module):
+    """:func:`weighted_info_nce` with the weights that its entry names."""
+
+    def __init__(self, entry: WeightedInfoNCE, setting: Setting) -> None:
+        super().__init__()
+        self.entry = entry
+        self.temperature = Temperature(entry.temperature, setting.steps)
+        learned = isinstance(entry.weights, Learned)
+        self.weight = (
+            LearnedWeight(setting.channels, entry.weights.hidden) if isinstance(entry.weights, Learned) else None
+        )
+        self.positive: Positive = "weighted" if learned else "own"
+
+    def forward(self, codes: Codes, gather: Gather = LOCAL) -> LossOutput:
+        outputs, balance = [], codes.z.new_zeros((), dtype=torch.float32)
+        for first, second in ((codes.z[0], codes.z[1]), (codes.z[1], codes.z[0])):
+            weight, unbalanced = self._weights(first, second, codes, gather)
+            balance = balance + unbalanced / 2
+            outputs.append(
+                weighted_info_nce(
+                    first,
+                    second,
+                    weight=weight,
+                    positive=self.positive,
+                    temperature=self.temperature(codes.step),
+                    gather=gather,
+                )
+            )
+        found = mean_of(outputs, torch.cat([output.per_anchor for output in outputs]), "mean")
+        return LossOutput(found.loss + balance, found.per_anchor, found.parts, found.all_equal)
+
+    def _weights(self, first: Tensor, second: Tensor, codes: Codes, gather: Gather) -> tuple[Tensor, Tensor]:
+        entry = self.entry.weights
+        keys, offset = gather.rows(second)
+        if self.weight is not None and isinstance(entry, Learned):
+            weight = self.weight(first, keys)
+            mean = gather.rows(weight.mean(1, keepdim=True))[0].mean()
+            used = weight / weight.mean(1, keepdim=True) if entry.normalise else weight
+            return used, entry.balance * (mean - 0.5).square()
+        labels = required(codes.labels, self.entry.name, "needs a class for every record")
+        every = gather.rows(labels)[0]
+        alike = Count([Same(labels, every)]).block().sum(1)  # how often the anchor's class occurs
+        often = gather.rows(alike)[0].to(torch.promote_types(first.dtype, torch.float32))
+        share = often / often.amax()
+        propensity = share[offset : offset + len(first), None] * share[None]
+        assert isinstance(entry, Propensity)
+        return ipw_weights(propensity, offset, largest=entry.largest), propensity.new_zeros(())

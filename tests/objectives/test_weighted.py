@@ -1,0 +1,97 @@
+"""Weighted negatives: limits of every provider."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from medcl.objectives.codes import Codes, Setting
+from medcl.objectives.decoupled import dcl
+from medcl.objectives.gather import LOCAL
+from medcl.objectives.instance import info_nce
+from medcl.objectives.masks import Count, Same
+from medcl.objectives.weighted import (
+    Learned,
+    WeightedInfoNCE,
+    concentrations,
+    ipw_weights,
+    proto_nce,
+    weighted_info_nce,
+)
+
+Q, K = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("largest", [5.0, 1.0])
+def test_a_constant_propensity_or_a_low_limit_is_info_nce(largest: float) -> None:
+    draw = torch.rand(7, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    propensity = torch.full((7, 7), 0.3, dtype=torch.float64) if largest > 1 else draw
+    weight = ipw_weights(propensity, largest=largest)
+    torch.testing.assert_close(weight.sum(1), torch.full((7,), 6.0, dtype=torch.float64))
+    assert not weight.diagonal().any()
+    found = weighted_info_nce(Q, K, weight=weight, temperature=0.2)
+    torch.testing.assert_close(found.loss, info_nce(Q, K, temperature=0.2).loss)
+
+
+def test_a_weight_of_zero_is_a_mask() -> None:
+    weight = torch.ones(7, 7, dtype=torch.float64)
+    weight[:, 3] = 0
+    keys = K.clone().requires_grad_()
+    loss = weighted_info_nce(Q, keys, weight=weight, reduction="none").loss
+    gradient = torch.autograd.grad(loss[0], keys)[0]
+    assert not gradient[3].any()
+    masked = info_nce(Q, K, neg_mask=weight > 0)
+    torch.testing.assert_close(loss, masked.per_anchor)
+
+
+def test_one_clustering_of_singletons_is_dcl_one_way() -> None:
+    weight = Count([~Same(torch.arange(7))])
+    both = [weighted_info_nce(*pair, weight=weight, positive="none", temperature=0.2) for pair in ((Q, K), (K, Q))]
+    assert torch.stack([output.loss for output in both]).mean() < dcl(torch.stack([Q, K]), temperature=0.2).loss
+    equal = torch.ones(7, 3, dtype=torch.float64)
+    assert weighted_info_nce(equal, equal, weight=weight, positive="none").loss == pytest.approx(math.log(6))
+
+
+def test_rows_of_one_cluster_only_are_left_out() -> None:
+    clusters = torch.tensor([0, 0, 0, 0, 0, 0, 0])
+    found = weighted_info_nce(Q, K, weight=Count([~Same(clusters)]), positive="none")
+    assert found.loss == 0
+    assert found.parts["anchors_skipped"] == 7
+
+
+def test_frequent_classes_repel_less() -> None:
+    entry, labels = WeightedInfoNCE(), torch.tensor([0, 0, 0, 0, 0, 1, 2])
+    module = entry.build(Setting(5))
+    weight, _ = module._weights(Q, K, Codes(z=torch.stack([Q, K]), labels=labels), LOCAL)
+    assert weight[0, 5] > weight[0, 1]
+    plain = module(Codes(z=torch.stack([Q, K]), labels=torch.arange(7))).loss
+    expected = torch.stack([info_nce(*pair, temperature=0.1).loss for pair in ((Q, K), (K, Q))]).mean()
+    torch.testing.assert_close(plain, expected)
+
+
+def test_learned_weights_cannot_vanish_together() -> None:
+    """The released form, and also the penalty on their mean, let the loss fall without end as all weights go to 0."""
+    codes, losses = Codes(z=torch.stack([Q, K])), {}
+    for normalise in (True, False):
+        torch.manual_seed(0)
+        module = WeightedInfoNCE(weights=Learned(hidden=8, normalise=normalise)).build(Setting(5)).double()
+        before = module(codes).loss
+        with torch.no_grad():
+            module.weight.outer.bias.sub_(40)
+        losses[normalise] = float(module(codes).loss - before)
+    assert losses[False] < -30
+    assert abs(losses[True]) < 0.5
+
+
+def test_prototypes() -> None:
+    centroids = torch.nn.functional.normalize(torch.randn(3, 5, dtype=torch.float64), dim=1)
+    assigned = torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    found = proto_nce(Q, assigned, centroids, torch.full((3,), 0.5))
+    unit = torch.nn.functional.normalize(Q, dim=1)
+    logits = unit @ centroids.T / 0.5
+    torch.testing.assert_close(found, logits.logsumexp(1) - logits.gather(1, assigned[:, None]).squeeze(1))
+    phi = concentrations(torch.rand(7, dtype=torch.float64), assigned, 3, temperature=0.4)
+    assert phi.mean() == pytest.approx(0.4)
+    assert (phi > 0).all()

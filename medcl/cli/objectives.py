@@ -21,9 +21,11 @@ def command(
 
     console = Console(markup=False, highlight=False)
     if name is None:
-        table = Table("name", "choose it", "needs", "kept between steps", "source")
+        table = Table("name", "choose it", "needs", "keeps", "paper", show_lines=True)
+        table.columns[0].no_wrap = True
+        table.columns[1].ratio = 1
         for page in list_objectives():
-            table.add_row(page.name, page.choose, "; ".join(page.needs), page.state, page.source)
+            table.add_row(page.name, page.choose, ", ".join(page.needs), page.state or "nothing", page.source)
         console.print(table)
         console.print("In a configuration: objective.name=NAME. `medcl objectives NAME` shows one whole.")
         return
@@ -31,7 +33,7 @@ def command(
     console.print(f"\n{page.name}", style="bold")
     console.print(f"{page.summary}\n\n{page.text}\n")
     console.print(
-        f"Reads: {page.reads}.  Needs: {'; '.join(page.needs) or 'nothing'}.  Keeps: {page.state or 'nothing'}."
+        f"Reads: {page.reads}.  Needs: {'; '.join(page.needs.values()) or 'nothing'}.  Keeps: {page.state or 'nothing'}."
     )
     settings = Table("setting", "default", "meaning")
     for row in page.settings:

@@ -106,8 +106,8 @@ class CACR(ObjectiveConfig):
     function = staticmethod(cacr)
     needs: ClassVar[frozenset[str]] = frozenset({"two_views"})
     name: Literal["cacr"] = "cacr"
-    attraction: NonNegativeFloat = 1.0
-    repulsion: NonNegativeFloat = 1.0
+    attraction: NonNegativeFloat = Field(1.0, description="weight of the positives")
+    repulsion: NonNegativeFloat = Field(1.0, description="weight of the negatives")
     positive_sharpness: NonNegativeFloat = Field(1.0, description="how much more far positives attract")
     negative_sharpness: NonNegativeFloat = Field(0.9, description="how much more near negatives repel; 0.9 to 2")
     debias: float = Field(0.0, ge=0, lt=1, description="share of negatives that are positives in truth")

@@ -263,7 +263,7 @@ class ISogCLR(_Individual):
     state: ClassVar[str] = "4 numbers a record"
     name: Literal["isog_clr"] = "isog_clr"
     temperature: PositiveFloat = Field(0.1, description="of every record, at the start")
-    range: tuple[PositiveFloat, PositiveFloat] = (0.05, 0.7)
+    range: tuple[PositiveFloat, PositiveFloat] = Field((0.05, 0.7), description="of the temperatures")
     rho: float = Field(0.3, ge=0, description="how far the negatives' weights may be from uniform")
     grad_clip: PositiveFloat | None = Field(3.0, description="largest slope of a temperature; null: none, as LibAUC")
 

@@ -139,7 +139,8 @@ def nt_xent(
     ``neg_mask``, ``neg_weight`` (V B, V B): further restriction of the negatives, and their weights (one process only).
     ``backend``, ``tile``: as in ``contrast``. All rows equal: log(2B - 1).
     Source: Chen et al. 2020 (SimCLR); over slices drawn from all volumes it is the random global strategy G^R of
-    Chaitanya et al. 2020. Choose it when starting.
+    Chaitanya et al. 2020. Choose it
+    when starting: nothing but two views is needed, and peers know it.
     """
     return contrast_pairs(
         views,

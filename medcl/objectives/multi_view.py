@@ -1,10 +1,7 @@
-"""Several views or modalities in one space, one term an instance: MV-InfoNCE and MV-DHEL (objectives.md 4.9)."""
+"""All views of an instance in one term: MV-InfoNCE and MV-DHEL (objectives.md 4.9)."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -25,7 +22,7 @@ from medcl.objectives.kernel import (
     unit,
     wide,
 )
-from medcl.objectives.masks import At, MaskSpec, Same, SamePatient, row_sums
+from medcl.objectives.masks import At, Same, SamePatient, row_sums
 from medcl.objectives.output import LossOutput, Reduction
 from medcl.objectives.temperature import TemperatureConfig, TemperedObjective
 
@@ -33,218 +30,205 @@ from medcl.objectives.temperature import TemperatureConfig, TemperedObjective
 def mv_info_nce(
     views: Tensor,
     *,
+    present: Tensor | None = None,
     temperature: float | Tensor = 0.5,
     normalize: bool = True,
-    present: Tensor | None = None,
     subject: Tensor | None = None,
     reduction: Reduction = "mean",
     gather: Gather = LOCAL,
     backend: Backend = "auto",
     tile: int = 512,
 ) -> LossOutput:
-    """``l_i = log sum over v, (w,j) != (v,i) of exp(<z_vi, z_wj> / t) - log sum over v != w of exp(<z_vi, z_wi> / t)``.
+    """``l_i = log sum over v, (w, j) != (v, i) of exp(s(z_vi, z_wj) / t) - log sum over v != w of exp(s(z_vi, z_wi) / t)``.
 
-    ``views`` (V, B, D), V >= 2 views or modalities.   ``present`` (V, B): False where an instance lacks that view; one with
-    fewer than two views has no term.   ``subject`` (B,): other items of one patient are no candidates.
-    ``per_anchor`` (B,): one term an instance.   ``backend``, ``tile``: as in ``contrast``.
-    All rows equal: log((VB - 1) / (V - 1)). With two views at least NT-Xent.
-    Source: Koromilas et al. 2025, MV-InfoNCE. Choose it when a study has several series, phases or projections and MV-DHEL's
-    separate treatment of every view is not wanted.
+    ``views`` (V, B, D), V >= 2.   ``present`` (V, B): False leaves a missing view out of both sums; an instance with fewer
+    than two views has no term. What stands in ``views`` in its place is not read.   ``temperature``: number or scalar.
+    ``subject`` (B,): two items of one patient are never negatives.   ``backend``, ``tile``: as in ``contrast``.
+    ``per_anchor`` (B,): one term an instance. All rows equal: log((V B - 1) / (V - 1)).
+    With two views at least NT-Xent, and equal where both views of each instance have the same denominator.
+    Source: Koromilas et al. 2025, A Principled Framework for Multi-View Contrastive Learning (MV-InfoNCE).
+    Choose it when a study has several sequences, phases or projections; try mv_dhel, which is cheaper by V, first.
     """
-    batch = _Batch.of(views, present, subject, normalize, gather)
-    count, size = batch.present.shape
-    tau = as_temperature(temperature, batch.own)
-    spread = batch.spread(range(count), tau, backend, tile)
-    pairs = batch.pairs(tau)
-    value = masked_logsumexp(spread.lse.view(count, size).T, batch.present.T) - (pairs.lse + math.log(2))
-    level = spread.number.view(count, size).where(batch.present, 0).sum(0).log() - (2 * pairs.number).log()
-    return _finish(value, level, pairs, spread.cosine, tau, reduction, gather)
+    present, complete = _presence(views, present, "mv_info_nce", gather)
+    batch = views.shape[1]
+    slot, item = present.nonzero(as_tuple=True)
+    rows = views[slot, item]
+    keys, offset = gather.rows(rows)
+    instance = item + gather.rows(torch.arange(batch, device=views.device))[1]
+    same = Same(instance, gather.rows(instance)[0])
+    negatives = ~same
+    if subject is not None:
+        negatives = negatives & ~SamePatient(subject[item], gather.rows(subject[item])[0])
+    output = contrast(
+        rows,
+        keys,
+        positives=same & ~At(torch.arange(len(rows), device=rows.device) + offset, len(keys)),
+        negatives=negatives,
+        temperature=temperature,
+        form="in",
+        denominator="all",
+        normalize=normalize,
+        anchor_weight=1 / present.sum(0)[item],
+        reduction=reduction,
+        gather=gather,
+        backend=backend,
+        tile=tile,
+    )
+    with torch.autocast(views.device.type, enabled=False):
+        # The terms of the views are log D - log P with the sum P over an anchor's positives; the term of the instance is
+        # log sum D - log sum P.
+        similarity = _between_views(views, present, normalize)
+        apart = _pairs(present) & ~torch.eye(len(views), dtype=torch.bool, device=views.device)
+        pulled = masked_logsumexp(similarity / as_temperature(temperature, similarity), apart)
+        terms = torch.zeros_like(pulled).index_put((item, slot), output.per_anchor)
+        takes_part = apart.any(-1)
+        value = masked_logsumexp(pulled + terms, takes_part) - masked_logsumexp(pulled, takes_part)
+        per_instance = torch.where(complete, value, 0.0)
+        loss = reduce(per_instance, torch.ones_like(per_instance), complete.to(per_instance.dtype), reduction, gather)
+    return LossOutput(loss, per_instance, output.parts, output.all_equal)
 
 
 def mv_dhel(
     views: Tensor,
     *,
+    present: Tensor | None = None,
     temperature: float | Tensor = 0.5,
     normalize: bool = True,
-    present: Tensor | None = None,
     subject: Tensor | None = None,
     reduction: Reduction = "mean",
     gather: Gather = LOCAL,
     backend: Backend = "auto",
     tile: int = 512,
 ) -> LossOutput:
-    """``l_i = sum over v of log sum over j != i of exp(<z_vi, z_vj> / t) - log sum over v < w of exp(<z_vi, z_wi> / t)``.
+    """``l_i = sum over v of log sum over j != i of exp(s(z_vi, z_vj) / t) - log sum over v < w of exp(s(z_vi, z_wi) / t)``.
 
-    Arguments as of :func:`mv_info_nce`. Every view spreads out on its own, so alignment is decoupled from uniformity and
-    the cost grows with V, not with its square. All rows equal: V log(B - 1) - log(V (V - 1) / 2) + (V - 1) / t.
-    Source: Koromilas et al. 2025, MV-DHEL. Choose it first when a study has several series, phases or projections (T1, T2,
-    FLAIR; frontal and lateral).
+    ``views`` (V, B, D), V >= 2; negatives are of the same view, so the cost grows with V, not with its square.
+    ``present`` (V, B): False leaves a missing view out of both sums; an instance with fewer than two views, or alone in
+    all of them, has no term. What stands in ``views`` in its place is not read.   ``temperature``: number or scalar.
+    ``subject`` (B,): two items of one patient are never negatives.   ``backend``, ``tile``: as in ``contrast``.
+    ``per_anchor`` (B,): one term an instance. All rows equal: V log(B - 1) - log(V(V - 1)/2) + (V - 1)/t.
+    Source: Koromilas et al. 2025, A Principled Framework for Multi-View Contrastive Learning (MV-DHEL).
+    Choose it when a study has several sequences, phases or projections (T1, T2, FLAIR; PA and lateral): it decouples
+    alignment from uniformity, and its use of the width grows with the number of views.
     """
-    batch = _Batch.of(views, present, subject, normalize, gather)
-    tau = as_temperature(temperature, batch.own)
-    spreads = [batch.spread([view], tau, backend, tile) for view in range(len(views))]
-    pairs = batch.pairs(tau)
-
-    def summed(terms: list[Tensor]) -> Tensor:
-        return torch.where(batch.present, torch.stack(terms), 0.0).sum(0)
-
-    value = summed([spread.lse for spread in spreads]) - pairs.lse
-    level = summed([spread.number.log() for spread in spreads]) - pairs.number.log()
-    level = level + (batch.present.sum(0) - 1) / tau.detach()
-    cosine = torch.stack([spread.cosine for spread in spreads]).mean()
-    return _finish(value, level, pairs, cosine, tau, reduction, gather)
-
-
-@dataclass(frozen=True)
-class _Spread:
-    """Of every anchor: the log-sum-exp over its candidates, -inf without any, and their number; their mean cosine."""
-
-    lse: Tensor
-    number: Tensor
-    cosine: Tensor
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    """Of every instance: the log-sum-exp over unordered pairs of its views, and their number; their mean cosine."""
-
-    lse: Tensor
-    number: Tensor
-    cosine: Tensor
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Own rows ``(V, B, D)`` and those of all processes ``(V, T, D)``; which are present; where the own ones stand."""
-
-    own: Tensor
-    every: Tensor
-    present: Tensor
-    every_present: Tensor
-    offset: int
-    subject: tuple[Tensor, Tensor] | None
-
-    @staticmethod
-    def of(views: Tensor, present: Tensor | None, subject: Tensor | None, normalize: bool, gather: Gather) -> _Batch:
-        if views.ndim != 3 or len(views) < 2:
-            raise ValueError(f"views are {tuple(views.shape)}; several views are (V, B, D) with V of at least 2")
-        here = torch.ones(views.shape[:2], dtype=torch.bool, device=views.device) if present is None else present
-        if here.shape != views.shape[:2]:
-            raise ValueError(
-                f"present {tuple(here.shape)} must say of each of the views {tuple(views.shape[:2])} if it is there"
-            )
-        own = unit(wide(views)) if normalize else wide(views)
-        every, offset = gather.rows(own.transpose(0, 1))
-        if len(every) < 2:
-            raise ConfigError("a batch of 1 has no negatives; set batch to 2 or more")
-        return _Batch(
-            own=own,
-            every=every.transpose(0, 1),
-            present=here,
-            every_present=gather.rows(here.T.contiguous())[0].T,
-            offset=offset,
-            subject=None if subject is None else (subject, gather.rows(subject)[0]),
-        )
-
-    def spread(self, views: Sequence[int], tau: Tensor, backend: Backend, tile: int) -> _Spread:
-        """The rows of ``views`` against each other, each without itself."""
-        count, (_, size), total = len(views), self.present.shape, self.every.shape[1]
-        chosen = list(views)
-        items = torch.arange(size, device=self.own.device) + self.offset
-        itself = At(torch.cat([items + place * total for place in range(count)]), count * total)
-        negatives: MaskSpec = ~itself
-        here = self.every_present[chosen].flatten()
-        if not here.all():
-            negatives = negatives & Same(torch.ones(count * size, dtype=torch.bool, device=here.device), here)
-        if self.subject is not None:
-            mine, theirs = (ids.repeat(count) for ids in self.subject)
-            instance = torch.arange(total, device=here.device).repeat(count)
-            negatives = negatives & (~SamePatient(mine, theirs) | Same(items.repeat(count), instance))
-        rows, keys = self.own[chosen].flatten(0, 1), self.every[chosen].flatten(0, 1)
-        # With the row itself as positive outside of the denominator, a term is the log-sum-exp less the row's own logit.
-        found = contrast(
-            rows,
+    present, complete = _presence(views, present, "mv_dhel", gather)
+    batch = views.shape[1]
+    spread, level, alone = [], [], []
+    negative_cosine = []
+    for rows, here in zip(views, present, strict=True):
+        item = here.nonzero()[:, 0]
+        keys, offset = gather.rows(rows[item])
+        itself = At(torch.arange(len(item), device=views.device) + offset, len(keys))
+        negatives = ~itself
+        if subject is not None:
+            negatives = negatives & ~SamePatient(subject[item], gather.rows(subject[item])[0])
+        # A term of the kernel without its positive is the log-sum-exp over the negatives.
+        output = contrast(
+            keys if gather.world == 1 else rows[item],
             keys,
             positives=itself,
             negatives=negatives,
-            temperature=tau,
+            temperature=temperature,
             denominator="none",
-            normalize=False,
+            normalize=normalize,
+            positive_scale=torch.zeros(len(item), device=views.device),
             reduction="none",
+            gather=gather,
             backend=backend,
             tile=tile,
         )
-        number = row_sums(negatives, len(rows), len(keys), tile).to(rows.dtype)
-        lse = torch.where(number > 0, found.per_anchor + rows.square().sum(1) / tau, -torch.inf)
-        return _Spread(lse, number, found.parts["negative_cosine"])
-
-    def pairs(self, tau: Tensor) -> _Pairs:
-        """The views of every own instance among themselves."""
-        first, second = torch.combinations(torch.arange(len(self.own), device=self.own.device), 2).unbind(1)
-        cosine = (self.own[first] * self.own[second]).sum(-1).T
-        both = (self.present[first] & self.present[second]).T
-        return _Pairs(
-            masked_logsumexp(cosine / tau, both), both.sum(1).to(cosine.dtype), masked_mean(cosine.detach(), both)
+        others = row_sums(negatives, len(item), len(keys)).to(output.per_anchor.dtype)
+        empty = output.per_anchor.new_zeros(batch)
+        spread.append(empty.index_put((item,), output.per_anchor))
+        level.append(empty.index_put((item,), torch.where(others > 0, others.log(), 0.0)))
+        alone.append(torch.ones_like(here).index_put((item,), others == 0))
+        negative_cosine.append(output.parts["negative_cosine"])
+    with torch.autocast(views.device.type, enabled=False):
+        similarity = _between_views(views, present, normalize)
+        tau = as_temperature(temperature, similarity)
+        apart = (_pairs(present) & _upper(len(views), views.device)).flatten(1)
+        valid = complete & ~torch.stack(alone).all(0)
+        alignment = masked_logsumexp(similarity.flatten(1) / tau, apart)
+        per_instance = torch.where(valid, torch.stack(spread).sum(0) - alignment, 0.0)
+        has_level = (~torch.stack(alone)).sum(0)
+        flat = torch.stack(level).sum(0) - apart.sum(1).to(tau.dtype).log() + (has_level - 1) / tau.detach()
+        flat = torch.where(valid, flat, 0.0)
+        weight, counted = torch.ones_like(per_instance), valid.to(per_instance.dtype)
+        return LossOutput(
+            loss=reduce(per_instance, weight, counted, reduction, gather),
+            per_anchor=per_instance,
+            parts={
+                "positive_cosine": masked_mean(similarity.detach().flatten(1), apart),
+                "negative_cosine": torch.stack(negative_cosine).mean(),
+                "temperature": tau.detach(),
+                "valid_terms": (apart & valid[:, None]).sum(),
+                "without_positive": 1 - complete.to(tau.dtype).mean(),
+            },
+            all_equal=reduce(flat, weight, counted, "mean" if reduction == "none" else reduction, gather),
         )
 
 
-def _finish(
-    value: Tensor,
-    level: Tensor,
-    pairs: _Pairs,
-    negative_cosine: Tensor,
-    tau: Tensor,
-    reduction: Reduction,
-    gather: Gather,
-) -> LossOutput:
-    """The loss of the instances that have a pair of views and candidates for every view."""
-    paired = pairs.number > 0
-    valid = paired & level.isfinite()
-    per_anchor = torch.where(valid, value.where(valid, 0.0), 0.0)
-    counted = valid.to(per_anchor.dtype)
-    flat = torch.where(valid, level, 0.0)
-    return LossOutput(
-        loss=reduce(per_anchor, torch.ones_like(per_anchor), counted, reduction, gather),
-        per_anchor=per_anchor,
-        parts={
-            "positive_cosine": pairs.cosine,
-            "negative_cosine": negative_cosine,
-            "temperature": tau.detach().mean(),
-            "valid_terms": valid.sum(),
-            "without_positive": 1 - paired.to(per_anchor.dtype).mean(),
-            "anchors_skipped": (paired & ~valid).sum(),
-        },
-        all_equal=reduce(flat, torch.ones_like(flat), counted, "mean" if reduction == "none" else reduction, gather),
-    )
+def _presence(views: Tensor, present: Tensor | None, name: str, gather: Gather) -> tuple[Tensor, Tensor]:
+    """Which views there are (V, B), and which instances have at least two of them (B,)."""
+    if views.ndim != 3 or len(views) < 2:
+        raise ValueError(f"views are {tuple(views.shape)}; {name} needs (V, B, D) with at least two views")
+    if present is None:
+        present = torch.ones(views.shape[:2], dtype=torch.bool, device=views.device)
+    if present.shape != views.shape[:2] or present.dtype != torch.bool:
+        raise ValueError(
+            f"present is {present.dtype} {tuple(present.shape)}; it must be boolean {tuple(views.shape[:2])}"
+        )
+    if gather.total(torch.tensor(views.shape[1], device=views.device)) < 2:
+        raise ConfigError(f"{name}: a batch of 1 has no negatives; set batch to 2 or more")
+    return present, present.sum(0) >= 2
 
 
-class _MultiViewEntry(ObjectiveConfig):
-    """What both share."""
+def _between_views(views: Tensor, present: Tensor, normalize: bool) -> Tensor:
+    """Similarities (B, V, V) of the views of every instance."""
+    rows = wide(views.masked_fill(~present[..., None], 0.0))
+    rows = (unit(rows) if normalize else rows).transpose(0, 1)
+    return rows @ rows.transpose(1, 2)
 
+
+def _pairs(present: Tensor) -> Tensor:
+    """Which pairs of views (B, V, V) an instance has."""
+    return present.T[:, :, None] & present.T[:, None]
+
+
+def _upper(count: int, device: torch.device) -> Tensor:
+    """v < w as a mask (V, V)."""
+    return torch.ones(count, count, dtype=torch.bool, device=device).triu(1)
+
+
+class MVInfoNCE(ObjectiveConfig):
+    """MV-InfoNCE: one term an instance, with all pairs of its views and all views of the others."""
+
+    function = staticmethod(mv_info_nce)
     needs: ClassVar[frozenset[str]] = frozenset({"two_views"})
 
-    temperature: TemperatureConfig = Field(0.5, description="as published; 0.1 on ImageNet-1K")
+    name: Literal["mv_info_nce"] = "mv_info_nce"
+    temperature: TemperatureConfig = Field(0.5, description="0.5 for small data sets, 0.1 for ImageNet-1K")
     exclude_same_subject: bool = Field(False, description="two items of one patient are never negatives")
 
     def build(self, setting: Setting) -> nn.Module:
         return TemperedObjective(self, setting)
 
     def loss(self, codes: Codes, temperature: float | Tensor, gather: Gather) -> LossOutput:
-        found: LossOutput = type(self).function(
-            codes.z, temperature=temperature, subject=excluded_subjects(self, codes), gather=gather
-        )
-        return found
+        return mv_info_nce(codes.z, temperature=temperature, subject=excluded_subjects(self, codes), gather=gather)
 
 
-class MVInfoNCE(_MultiViewEntry):
-    """All views of an instance attract at once; every other row of every view repels."""
-
-    function = staticmethod(mv_info_nce)
-    name: Literal["mv_info_nce"] = "mv_info_nce"
-
-
-class MVDHEL(_MultiViewEntry):
-    """All views of an instance attract at once; every view spreads out on its own."""
+class MVDHEL(ObjectiveConfig):
+    """MV-DHEL: alignment of all pairs of views, and uniformity within every view on its own."""
 
     function = staticmethod(mv_dhel)
+    needs: ClassVar[frozenset[str]] = frozenset({"two_views"})
+
     name: Literal["mv_dhel"] = "mv_dhel"
+    temperature: TemperatureConfig = Field(0.5, description="0.5 for small data sets, 0.1 for ImageNet-1K")
+    exclude_same_subject: bool = Field(False, description="two items of one patient are never negatives")
+
+    def build(self, setting: Setting) -> nn.Module:
+        return TemperedObjective(self, setting)
+
+    def loss(self, codes: Codes, temperature: float | Tensor, gather: Gather) -> LossOutput:
+        return mv_dhel(codes.z, temperature=temperature, subject=excluded_subjects(self, codes), gather=gather)

@@ -20,7 +20,7 @@ from medcl.objectives.masks import At, Mask, MaskSpec, Same, SamePatient, Select
 from medcl.objectives.output import LossOutput, Reduction, mean_of, scaled
 from medcl.objectives.prediction import Predictor, PredictorConfig, view_pairs
 from medcl.objectives.state import StatefulObjective
-from medcl.objectives.teacher import Momentum, TaughtObjective
+from medcl.objectives.teacher import MOMENTUM_SCHEDULE, Momentum, TaughtObjective
 from medcl.objectives.temperature import Temperature, TemperatureConfig
 
 SHORTEST = 256
@@ -254,7 +254,7 @@ class MomentumQueueEntry(QueueEntry, TaughtObjective):
     """Base of the entries whose queue holds the codes of a slow teacher."""
 
     momentum: Momentum = Field(0.999, description="m at the start")
-    momentum_schedule: Literal["constant", "cosine"] = "constant"
+    momentum_schedule: Literal["constant", "cosine"] = Field("constant", description=MOMENTUM_SCHEDULE)
     symmetric: bool = Field(
         True, description="every view asks; false: the first asks and the second answers, as published"
     )

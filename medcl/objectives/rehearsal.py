@@ -15,7 +15,7 @@ from medcl.objectives.kernel import contrast
 from medcl.objectives.masks import At, MaskSpec, Same, SamePatient
 from medcl.objectives.output import LossOutput, Reduction
 from medcl.objectives.state import check_data
-from medcl.objectives.teacher import Momentum, TaughtObjective
+from medcl.objectives.teacher import MOMENTUM_SCHEDULE, Momentum, TaughtObjective
 from medcl.objectives.temperature import Temperature, TemperatureConfig
 from medcl.seeds import derive_seed
 
@@ -140,7 +140,7 @@ class NSPT(TaughtObjective):
     buffer: PositiveInt = Field(256, description="records of earlier tasks that are kept, over all classes")
     exclude_same_subject: bool = Field(False, description="two items of one patient are never negatives")
     momentum: Momentum = Field(1.0, description="1: the teacher is the encoder that the stage began with")
-    momentum_schedule: Literal["constant", "cosine"] = "constant"
+    momentum_schedule: Literal["constant", "cosine"] = Field("constant", description=MOMENTUM_SCHEDULE)
 
     def build(self, setting: Setting) -> nn.Module:
         return RehearsalObjective(self, setting)

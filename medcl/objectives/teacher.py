@@ -14,6 +14,7 @@ from pydantic import Field
 from medcl.config.objective import ObjectiveConfig
 
 Momentum = Annotated[float, Field(ge=0, le=1)]
+MOMENTUM_SCHEDULE = "cosine: from momentum to 1 over the stage"
 
 
 class TaughtObjective(ObjectiveConfig):
@@ -22,9 +23,7 @@ class TaughtObjective(ObjectiveConfig):
     needs: ClassVar[frozenset[str]] = frozenset({"two_views", "teacher"})
 
     momentum: Momentum = Field(0.99, description="m at the start")
-    momentum_schedule: Literal["constant", "cosine"] = Field(
-        "cosine", description="cosine: from momentum to 1 over the stage"
-    )
+    momentum_schedule: Literal["constant", "cosine"] = Field("cosine", description=MOMENTUM_SCHEDULE)
 
     def momentum_at(self, step: int, steps: int) -> float:
         """m after optimiser step number ``step`` (from 0) of ``steps``."""

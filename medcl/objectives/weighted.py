@@ -163,7 +163,9 @@ class WeightedInfoNCE(ObjectiveConfig):
     needs: ClassVar[frozenset[str]] = frozenset({"two_views", "labels"})
     name: Literal["weighted_info_nce"] = "weighted_info_nce"
     temperature: TemperatureConfig = 0.1
-    weights: Annotated[Propensity | Learned, Field(discriminator="name")] = Propensity()
+    weights: Annotated[Propensity | Learned, Field(discriminator="name")] = Field(
+        Propensity(), description="ipw: by how often the classes occur; learned: by a small network"
+    )
 
     def build(self, setting: Setting) -> nn.Module:
         return WeightedObjective(self, setting)

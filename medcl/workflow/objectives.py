@@ -16,13 +16,13 @@ from medcl.errors import ConfigError
 class ObjectivePage:
     """What a user reads about an objective.
 
-    ``settings``: name, default and description of every field.   ``text``: formula, shapes and properties.
+    ``needs``: in a word or two, and how it is given.   ``settings``: name, default and description of every field.   ``text``: formula, shapes and properties.
     """
 
     name: str
     summary: str
     reads: str
-    needs: tuple[str, ...]
+    needs: dict[str, str]
     state: str
     source: str
     choose: str
@@ -48,13 +48,15 @@ def find_objective(name: str) -> ObjectivePage:
 def _page(entry: type[ObjectiveConfig]) -> ObjectivePage:
     text = inspect.getdoc(entry.function) or ""
     flowing = " ".join(text.split())
-    source, choose = (re.search(pattern, flowing) for pattern in (r"Source: (.+?)\.? (?=Choose)", r"Choose (.+)$"))
+    source, choose = (
+        re.search(pattern, flowing) for pattern in (r"Source: (.+?)\.? (?=Choose)", r"Choose (?:it |them )?(.+)$")
+    )
     fields = {name: field for name, field in entry.model_fields.items() if name != "name"}
     return ObjectivePage(
         name=str(entry.model_fields["name"].default),
         summary=" ".join((inspect.getdoc(entry) or "").split()),
         reads=entry.reads,
-        needs=tuple(NEEDS[need] for need in sorted(entry.needs)),
+        needs={need.replace("_", " "): NEEDS[need] for need in sorted(entry.needs)},
         state=entry.state,
         source=source.group(1) if source else "",
         choose=choose.group(1) if choose else "",
@@ -62,5 +64,5 @@ def _page(entry: type[ObjectiveConfig]) -> ObjectivePage:
             (name, str(field.get_default(call_default_factory=True)), field.description or "")
             for name, field in fields.items()
         ),
-        text=text,
+        text=text.replace("``", "`"),
     )

@@ -21,6 +21,7 @@ from medcl.errors import ConfigError
 from medcl.records.layouts import open_data
 from medcl.tasks.optimisation import rate_factor
 from medcl.tasks.requirements import check_requirements
+from medcl.tasks.teacher import Teacher
 from medcl.weights.load import load_into
 from medcl.weights.read import find_weights
 from medcl.workflow.pretrain import pretrain
@@ -162,6 +163,55 @@ def test_classes_of_records_reach_the_objective(small_cohort: Path, tmp_path: Pa
     run = pretrain(_config(table, tmp_path / "run", [stage], classes="site"))
     assert run.read_metrics()[0]["without_positive"] == 0
     assert run.read_metrics()[0]["valid_terms"] >= 8 * 3
+
+
+def _instances(objective: dict[str, Any], **keys: Any) -> dict[str, Any]:
+    """A stage of one term on vectors; heads of 8 dimensions."""
+    term = {"objective": objective, "head": {"name": "projection", "hidden": 16, "out": 8}}
+    return {"name": "instances", "steps": 3, "batch": 4, "views": {"patch": [16, 16, 16]}, "terms": [term], **keys}
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 1.0])
+def test_a_teacher_follows_once_an_optimiser_step(
+    momentum: float, small_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]] = []
+    follow = Teacher.follow
+
+    def watched(self: Teacher, encoder: Any, heads: Any, pace: float) -> None:
+        before = {name: value.clone() for name, value in self.encoder.state_dict().items()}
+        follow(self, encoder, heads, pace)
+        student = encoder.state_dict()
+        for name, value in self.encoder.state_dict().items():
+            torch.testing.assert_close(value, pace * before[name] + (1 - pace) * student[name])
+        seen.append((before, {name: value.clone() for name, value in student.items()}))
+
+    monkeypatch.setattr(Teacher, "follow", watched)
+    objective = {"name": "byol", "momentum": momentum, "momentum_schedule": "constant"}
+    config = _config(small_cohort, tmp_path / "run", [_instances(objective)])
+    pretrain(config.model_copy(update={"trainer": config.trainer.model_copy(update={"accumulate": 2})}))
+    assert len(seen) == 3  # not six: two micro-batches a step
+    assert not all(seen[0][1][name].equal(seen[-1][1][name]) for name in seen[0][1])
+    weights = find_weights(tmp_path / "run")
+    assert not any("teacher" in name for name in weights.state)
+
+
+def test_terms_that_want_different_teachers_are_refused(tmp_path: Path) -> None:
+    stage = _instances({"name": "byol"})
+    stage["terms"] = [stage["terms"][0], {**stage["terms"][0], "objective": {"name": "moco"}}]
+    with pytest.raises(ConfigError, match="share one teacher"):
+        check_requirements(_config(tmp_path, tmp_path / "run", [stage]))
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "isog_clr"])
+def test_chunks_and_micro_batches_touch_state_once(name: str, small_cohort: Path, tmp_path: Path) -> None:
+    rows = []
+    for chunk in (None, 3):
+        config = _config(small_cohort, tmp_path / f"run{chunk}", [_instances({"name": name})])
+        run = pretrain(config.model_copy(update={"trainer": config.trainer.model_copy(update={"chunk": chunk})}))
+        rows.append([row["loss"] for row in run.read_metrics()])
+    assert rows[0] == pytest.approx(rows[1], rel=1e-4, abs=1e-5)
+    assert len(set(rows[0])) == 3
 
 
 def test_a_place_that_does_not_exist_is_refused(small_cohort: Path, tmp_path: Path) -> None:

@@ -35,6 +35,18 @@ PRETRAIN = {
         },
     ],
 }
+STATES = {
+    "stages": [
+        {
+            "name": name,
+            "steps": 10,
+            "batch": 4,
+            "views": {"patch": [16, 16, 16]},
+            "terms": [{"objective": {"name": name}, "head": {"name": "projection", "hidden": 16, "out": 8}}],
+        }
+        for name in ("isog_clr", "mochi", "byol")
+    ]
+}
 FINETUNE = {"steps": 28, "batch": 2, "mixup": 0.4, "validate_every": 7, "select": "best"}
 
 
@@ -84,6 +96,9 @@ def _start_and_stop(command: list[str], out: Path, rows: int, number: int) -> in
     [
         ("pretrain", PRETRAIN, [], 10),
         ("pretrain", PRETRAIN, [], 20),
+        ("pretrain", STATES, [], 7),
+        ("pretrain", STATES, ["trainer.accumulate=2"], 17),
+        ("pretrain", STATES, [], 27),
         ("finetune", FINETUNE, ["data.labelled=2", "data.validation=2", "trainer.ema=0.9", "trainer.accumulate=2"], 11),
     ],
 )

@@ -6,7 +6,7 @@
 # without their dependencies. That keeps nnU-Net with its convolutional networks, TorchIO and pytorch-metric-learning
 # whole, and of lightly and open_clip those loss modules that tests/peers/conftest.py can import one by one. Lost are
 # what builds on timm (open_clip's models, nnU-Net's Primus) and lightly's transforms, models, and the losses with a memory
-# bank (NT-Xent, DINO).
+# bank (NT-Xent, which benchmarks/objectives.py loads in another way, and DINO).
 set -eu
 python=${PYTHON:-python3.11}
 venv=${1:-.venv-peers}

@@ -80,7 +80,7 @@ class SamePatient(Same):
 
 
 class At(MaskSpec):
-    """One candidate for every anchor: number ``columns (A,)`` of ``candidates``."""
+    """One candidate for every anchor: number ``columns (A,)``, in [0, ``candidates``)."""
 
     def __init__(self, columns: Tensor, candidates: int) -> None:
         self.columns = columns

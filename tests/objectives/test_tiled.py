@@ -219,6 +219,19 @@ def test_compiles_around_the_tiles() -> None:
     torch.testing.assert_close(*(torch.autograd.grad(f(z), [z])[0] for f in (compiled, lambda z: nt_xent(z).loss)))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_an_accelerator_gives_the_same() -> None:
+    draw = torch.Generator().manual_seed(0)
+    z = torch.randn(2, 5000, 16, generator=draw)  # several tiles there too
+    found = []
+    for device in ("cpu", "cuda"):
+        leaf = z.to(device).requires_grad_()
+        loss = nt_xent(leaf, subject=torch.arange(5000, device=device) // 3, backend="tiled").loss
+        loss = loss + clip(leaf[0], leaf[1], backend="tiled").loss
+        found.append((loss.cpu(), torch.autograd.grad(loss, [leaf])[0].cpu()))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-7)
+
+
 MEMORY = """
 import sys, torch
 from medcl.objectives.instance import clip, nt_xent

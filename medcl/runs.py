@@ -41,7 +41,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / "weights"
         self.page = self.path / "page.html"
-        self._begun = time.monotonic()
+        self._begun, self._cpu_begun = time.monotonic(), time.process_time()
         self._used_before = (0.0, 0.0)
 
     def read_facts(self) -> dict[str, Any]:
@@ -81,12 +81,11 @@ class RunFolder:
 
     def record_usage(self) -> None:
         """Write what the run took so far, with the time before a resume, so that a crash loses little of it."""
-        usage = resource.getrusage(resource.RUSAGE_SELF)
         wall, cpu = self._used_before
         self.record(
             wall_seconds=round(wall + time.monotonic() - self._begun, 3),
-            cpu_seconds=round(cpu + usage.ru_utime + usage.ru_stime, 3),
-            peak_memory_mib=round(usage.ru_maxrss / 1024, 1),
+            cpu_seconds=round(cpu + time.process_time() - self._cpu_begun, 3),
+            peak_memory_mib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         )
 
     @contextmanager
@@ -116,7 +115,7 @@ class RunFolder:
         with self._locked():
             write_text(self.config, text)
             previous = self.read_facts() if resume and self.facts.is_file() else {}
-            self._begun = time.monotonic()
+            self._begun, self._cpu_begun = time.monotonic(), time.process_time()
             self._used_before = (previous.get("wall_seconds", 0.0), previous.get("cpu_seconds", 0.0))
             facts = {
                 **previous,

@@ -49,12 +49,11 @@ def mv_info_nce(
     Source: Koromilas et al. 2025, A Principled Framework for Multi-View Contrastive Learning (MV-InfoNCE).
     Choose it when a study has several sequences, phases or projections; try mv_dhel, which is cheaper by V, first.
     """
-    present, complete = _presence(views, present, "mv_info_nce", gather)
-    batch = views.shape[1]
+    present, complete, first = _presence(views, present, "mv_info_nce", gather)
     slot, item = present.nonzero(as_tuple=True)
     rows = views[slot, item]
     keys, offset = gather.rows(rows)
-    instance = item + gather.rows(torch.arange(batch, device=views.device))[1]
+    instance = item + first
     same = Same(instance, gather.rows(instance)[0])
     negatives = ~same
     if subject is not None:
@@ -111,76 +110,73 @@ def mv_dhel(
     Choose it when a study has several sequences, phases or projections (T1, T2, FLAIR; PA and lateral): it decouples
     alignment from uniformity, and its use of the width grows with the number of views.
     """
-    present, complete = _presence(views, present, "mv_dhel", gather)
-    batch = views.shape[1]
-    spread, level, alone = [], [], []
-    negative_cosine = []
-    for rows, here in zip(views, present, strict=True):
-        item = here.nonzero()[:, 0]
-        keys, offset = gather.rows(rows[item])
-        itself = At(torch.arange(len(item), device=views.device) + offset, len(keys))
-        negatives = ~itself
+    present, complete, _ = _presence(views, present, "mv_dhel", gather)
+    apart, others, cosines = [], [], []
+    for rows, here in zip(views.masked_fill(~present[..., None], 0.0), present, strict=True):
+        keys, offset = gather.rows(rows)
+        itself = At(torch.arange(len(rows), device=rows.device) + offset, len(keys))
+        # Anchors are numbered 1 where they are there and 0 where not, candidates 1 and 2.
+        negatives = ~itself & Same(here.long(), 2 - gather.rows(here)[0].long())
         if subject is not None:
-            negatives = negatives & ~SamePatient(subject[item], gather.rows(subject[item])[0])
+            negatives = negatives & ~SamePatient(subject, gather.rows(subject)[0])
         # A term of the kernel without its positive is the log-sum-exp over the negatives.
         output = contrast(
-            keys if gather.world == 1 else rows[item],
+            rows,
             keys,
             positives=itself,
             negatives=negatives,
             temperature=temperature,
             denominator="none",
             normalize=normalize,
-            positive_scale=torch.zeros(len(item), device=views.device),
+            positive_scale=torch.zeros(len(rows), device=rows.device),
             reduction="none",
             gather=gather,
             backend=backend,
             tile=tile,
         )
-        others = row_sums(negatives, len(item), len(keys)).to(output.per_anchor.dtype)
-        empty = output.per_anchor.new_zeros(batch)
-        spread.append(empty.index_put((item,), output.per_anchor))
-        level.append(empty.index_put((item,), torch.where(others > 0, others.log(), 0.0)))
-        alone.append(torch.ones_like(here).index_put((item,), others == 0))
-        negative_cosine.append(output.parts["negative_cosine"])
+        apart.append(output.per_anchor)
+        others.append(row_sums(negatives, len(rows), len(keys)))
+        cosines.append(output.parts["negative_cosine"])
     with torch.autocast(views.device.type, enabled=False):
         similarity = _between_views(views, present, normalize)
         tau = as_temperature(temperature, similarity)
-        apart = (_pairs(present) & _upper(len(views), views.device)).flatten(1)
-        valid = complete & ~torch.stack(alone).all(0)
-        alignment = masked_logsumexp(similarity.flatten(1) / tau, apart)
-        per_instance = torch.where(valid, torch.stack(spread).sum(0) - alignment, 0.0)
-        has_level = (~torch.stack(alone)).sum(0)
-        flat = torch.stack(level).sum(0) - apart.sum(1).to(tau.dtype).log() + (has_level - 1) / tau.detach()
-        flat = torch.where(valid, flat, 0.0)
+        pairs = _pairs(present).triu(1).flatten(1)
+        counts = torch.stack(others).to(similarity.dtype)
+        has_others = counts > 0
+        valid = complete & has_others.any(0)
+        terms = torch.stack(apart).sum(0) - masked_logsumexp(similarity.flatten(1) / tau, pairs)
+        flat = torch.where(has_others, counts.log() + 1 / tau.detach(), 0.0).sum(0)
+        flat = flat - pairs.sum(1).to(flat.dtype).log() - 1 / tau.detach()
+        per_instance = torch.where(valid, terms, 0.0)
         weight, counted = torch.ones_like(per_instance), valid.to(per_instance.dtype)
+        level = "mean" if reduction == "none" else reduction
         return LossOutput(
             loss=reduce(per_instance, weight, counted, reduction, gather),
             per_anchor=per_instance,
             parts={
-                "positive_cosine": masked_mean(similarity.detach().flatten(1), apart),
-                "negative_cosine": torch.stack(negative_cosine).mean(),
+                "positive_cosine": masked_mean(similarity.detach().flatten(1), pairs),
+                "negative_cosine": torch.stack(cosines).mean(),
                 "temperature": tau.detach(),
-                "valid_terms": (apart & valid[:, None]).sum(),
-                "without_positive": 1 - complete.to(tau.dtype).mean(),
+                "valid_terms": (pairs & valid[:, None]).sum(),
+                "without_positive": 1 - complete.to(flat.dtype).mean(),
             },
-            all_equal=reduce(flat, weight, counted, "mean" if reduction == "none" else reduction, gather),
+            all_equal=reduce(torch.where(valid, flat, 0.0), weight, counted, level, gather),
         )
 
 
-def _presence(views: Tensor, present: Tensor | None, name: str, gather: Gather) -> tuple[Tensor, Tensor]:
-    """Which views there are (V, B), and which instances have at least two of them (B,)."""
+def _presence(views: Tensor, present: Tensor | None, name: str, gather: Gather) -> tuple[Tensor, Tensor, int]:
+    """Which views there are (V, B), which instances have two or more (B,), and the number of the first own instance."""
     if views.ndim != 3 or len(views) < 2:
         raise ValueError(f"views are {tuple(views.shape)}; {name} needs (V, B, D) with at least two views")
+    shape = views.shape[:2]
     if present is None:
-        present = torch.ones(views.shape[:2], dtype=torch.bool, device=views.device)
-    if present.shape != views.shape[:2] or present.dtype != torch.bool:
-        raise ValueError(
-            f"present is {present.dtype} {tuple(present.shape)}; it must be boolean {tuple(views.shape[:2])}"
-        )
-    if gather.total(torch.tensor(views.shape[1], device=views.device)) < 2:
+        present = torch.ones(shape, dtype=torch.bool, device=views.device)
+    if present.shape != shape or present.dtype != torch.bool:
+        raise ValueError(f"present is {present.dtype} {tuple(present.shape)}; it must be boolean {tuple(shape)}")
+    instances, first = gather.rows(torch.arange(shape[1], device=views.device))
+    if len(instances) < 2:
         raise ConfigError(f"{name}: a batch of 1 has no negatives; set batch to 2 or more")
-    return present, present.sum(0) >= 2
+    return present, present.sum(0) >= 2, first
 
 
 def _between_views(views: Tensor, present: Tensor, normalize: bool) -> Tensor:
@@ -193,11 +189,6 @@ def _between_views(views: Tensor, present: Tensor, normalize: bool) -> Tensor:
 def _pairs(present: Tensor) -> Tensor:
     """Which pairs of views (B, V, V) an instance has."""
     return present.T[:, :, None] & present.T[:, None]
-
-
-def _upper(count: int, device: torch.device) -> Tensor:
-    """v < w as a mask (V, V)."""
-    return torch.ones(count, count, dtype=torch.bool, device=device).triu(1)
 
 
 class MVInfoNCE(ObjectiveConfig):

@@ -36,8 +36,8 @@ def mean_negative_info_nce(
     Choose it when augmentation would destroy the signal (quantitative maps) and a decoder is trained anyway. Experimental.
     """
     others = int(gather.total(torch.tensor(len(key), device=key.device))) - 1
-    share = torch.full((len(query),), 1 / max(others, 1), device=key.device)
-    weight = Outer(share, torch.ones(others + 1, device=key.device))
+    kind = {"device": key.device, "dtype": torch.promote_types(key.dtype, torch.float32)}
+    weight = Outer(torch.full((len(query),), 1 / max(others, 1), **kind), torch.ones(others + 1, **kind))
     return info_nce(
         query,
         key,

@@ -11,7 +11,7 @@ from medcl.config.objective import ObjectiveConfig
 from medcl.objectives.codes import Codes, Setting
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.instance import info_nce
-from medcl.objectives.kernel import Backend
+from medcl.objectives.kernel import Backend, wide
 from medcl.objectives.masks import Outer
 from medcl.objectives.output import LossOutput, Reduction
 from medcl.objectives.temperature import TemperatureConfig, TemperedObjective
@@ -36,8 +36,8 @@ def mean_negative_info_nce(
     Choose it when augmentation would destroy the signal (quantitative maps) and a decoder is trained anyway. Experimental.
     """
     others = int(gather.total(torch.tensor(len(key), device=key.device))) - 1
-    kind = {"device": key.device, "dtype": torch.promote_types(key.dtype, torch.float32)}
-    weight = Outer(torch.full((len(query),), 1 / max(others, 1), **kind), torch.ones(others + 1, **kind))
+    like = wide(key)
+    weight = Outer(like.new_full((len(query),), 1 / max(others, 1)), like.new_ones(others + 1))
     return info_nce(
         query,
         key,

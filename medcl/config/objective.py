@@ -17,7 +17,6 @@ from pydantic_core import PydanticCustomError
 
 from medcl.config.strict import Strict
 
-
 NEEDS = {
     "two_views": "two views of every centre (views.slots=2)",
     "partition": "partitions (views.centre.name=partition)",

@@ -12,7 +12,7 @@ from tests.oracles.test_oracles import BUILT, ROWS
 
 # Rows whose objective is built. Adding an adapter means adding its name here; removing either alone fails.
 DUE = {
-    "objectives": "infonce_oneway mnrl_triplet infonce_symmetric ntxent supcon dcl dclw hard_contrastive sogclr_unimodal "
+    "objectives": "infonce_oneway mnrl_triplet infonce_symmetric ntxent supcon dcl dclw hard_contrastive amcl sogclr_unimodal "
     "isogclr_unimodal sogclr_bimodal isogclr_bimodal moco_queue mochi cacr mv_infonce mv_dhel mcl_masked hydra_gate "
     "group_whitening ipw_infonce meow adameow mean_negative_infonce nspt_rehearsal multi_similarity "
     "noncontrastive_baselines contrastive_search metrics_geometry metrics_rank metrics_lidar metrics_knn "

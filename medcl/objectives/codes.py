@@ -18,6 +18,7 @@ class Setting:
 
     ``channels``: D of the vectors or C of the maps it will read.   ``spatial_dims``: 2 or 3.
     ``records``: ``Codes.record`` lies in [0, records); 0 where it is not known.   ``data_digest``: of the manifest they count.
+    ``clustered``: ``Codes.cluster`` will be given.
     ``steps``: optimiser steps of the stage, for schedules.   ``seed``: for what the objective draws itself.
     """
 
@@ -25,6 +26,7 @@ class Setting:
     spatial_dims: int = 3
     records: int = 0
     data_digest: str = ""
+    clustered: bool = False
     steps: int = 1
     seed: int = 0
 
@@ -38,13 +40,13 @@ class Codes:
     ``record``, ``subject`` (B,): integers, equal where items come from one record or one patient.
     ``partition`` (V, B): partition of the body that the view's centre lies in, -1 for none; ``parts``: how many along each axis.
     ``position`` (V, B, 3): centre in the body box, in [0, 1].   ``affine`` (V, B, 4, 4): view voxel to world millimetres.
-    ``labels`` (B,): integer class of the item.
+    ``labels`` (B,): integer class of the item.   ``cluster`` (B,): integer cluster, from earlier stages.
     ``image`` (V, B, C, *S): the clean image of the view.   ``hidden`` (V, B, *S): True where it was hidden from the encoder.
     ``body`` (V, B, *S): True inside the body, at the image's resolution.
     ``step``: training step, None outside training.
     """
 
-    PER_ITEM: ClassVar[frozenset[str]] = frozenset({"record", "subject", "labels"})
+    PER_ITEM: ClassVar[frozenset[str]] = frozenset({"record", "subject", "labels", "cluster"})
 
     z: Tensor
     teacher: Tensor | None = None
@@ -55,6 +57,7 @@ class Codes:
     position: Tensor | None = None
     affine: Tensor | None = None
     labels: Tensor | None = None
+    cluster: Tensor | None = None
     image: Tensor | None = None
     hidden: Tensor | None = None
     body: Tensor | None = None

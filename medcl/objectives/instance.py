@@ -15,7 +15,7 @@ from medcl.errors import ConfigError
 from medcl.objectives.codes import Codes, Setting, excluded_subjects
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.kernel import Backend, contrast, contrast_both_ways, in_tiles
-from medcl.objectives.masks import At, Mask, SamePatient, Selected, SelectedWeight, Weight, as_spec, as_weight
+from medcl.objectives.masks import At, Mask, Same, SamePatient, Selected, SelectedWeight, Weight, as_spec, as_weight
 from medcl.objectives.output import LossOutput, Reduction, mean_of
 from medcl.objectives.temperature import LearnedTemperature, TemperatureConfig, TemperedObjective
 from medcl.objectives.terms import Denominator
@@ -167,6 +167,7 @@ def contrast_pairs(
     temperature: float | Tensor,
     normalize: bool,
     subject: Tensor | None,
+    cluster: Tensor | None = None,
     neg_mask: Mask | None = None,
     neg_weight: Weight | None = None,
     reduction: Reduction,
@@ -176,6 +177,7 @@ def contrast_pairs(
 ) -> LossOutput:
     """What :func:`nt_xent` and its relatives share: each pair of views contrasted on its 2B rows, and the mean over pairs.
 
+    ``cluster`` (B,): negatives are of the anchor's own cluster only.
     ``positive_scale``: from the two views ``(B, D)`` of a pair to a factor ``(B,)`` on the logit of each instance's positive.
     """
     if views.ndim != 3 or len(views) < 2:
@@ -192,6 +194,8 @@ def contrast_pairs(
     distinct = ~itself & ~partner
     if subject is not None:
         distinct = distinct & ~SamePatient(subject.repeat(2), gather.rows(subject)[0].repeat(2))
+    if cluster is not None:
+        distinct = distinct & Same(cluster.repeat(2), gather.rows(cluster)[0].repeat(2))
 
     outputs = []
     per_anchor = views.new_zeros(())

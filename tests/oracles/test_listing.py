@@ -14,8 +14,8 @@ from tests.oracles.test_oracles import BUILT, ROWS
 DUE = {
     "objectives": "infonce_oneway mnrl_triplet infonce_symmetric ntxent supcon dcl dclw hard_contrastive amcl sogclr_unimodal "
     "isogclr_unimodal sogclr_bimodal isogclr_bimodal moco_queue mochi cacr mv_infonce mv_dhel mcl_masked hydra_gate "
-    "group_whitening ipw_infonce meow adameow mean_negative_infonce nspt_rehearsal multi_similarity "
-    "noncontrastive_baselines contrastive_search metrics_geometry metrics_rank metrics_lidar metrics_knn "
+    "group_whitening ipw_infonce meow adameow mean_negative_infonce nspt_rehearsal pamc "
+    "multi_similarity noncontrastive_baselines contrastive_search metrics_geometry metrics_rank metrics_lidar metrics_knn "
     "metrics_linear_probe tiled_infonce",
     "volumetric": "nt_xent supcon global_gd_minus global_gd global_gd_released_layout "
     "local_lr_2d local_lr_3d local_ld_2d local_ld_3d dice",

@@ -45,6 +45,10 @@ class ObjectiveConfig(Strict):
     state: ClassVar[str] = ""
     name: str
 
+    def needed(self) -> frozenset[str]:
+        """Which of ``needs`` these settings need; all of them unless an entry says otherwise."""
+        return self.needs
+
     def build(self, setting: Any) -> Any:
         """The torch module ``(codes: Codes, gather: Gather) -> LossOutput`` for a :class:`~medcl.objectives.codes.Setting`."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it is built")

@@ -39,6 +39,21 @@ def kmeans(rows: Tensor, count: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
     return ids, torch.from_numpy(found.cluster_centers_).to(rows)
 
 
+@torch.no_grad()
+def concentrations(distance: Tensor, assigned: Tensor, count: int, *, temperature: float) -> Tensor:
+    """``phi_c = mean distance / log(n_c + 5)`` (K,) of ``distance (N,)`` to the own centroid, clipped and scaled.
+
+    A cluster of one takes the largest. Clipped to the 10th and 90th percentile over clusters, then scaled to the mean ``temperature``.
+    """
+    size = torch.bincount(assigned, minlength=count).to(distance.dtype)
+    mean = distance.new_zeros(count).index_add_(0, assigned, distance) / size.clamp_min(1)
+    phi = mean / (size + 5).log()
+    phi = torch.where(size > 1, phi, phi.amax())  # a single member says nothing about the spread
+    low, high = torch.quantile(phi, torch.tensor([0.1, 0.9], dtype=phi.dtype, device=phi.device))
+    phi = phi.clamp(low, high).clamp_min(1e-3 * high).clamp_min(torch.finfo(phi.dtype).tiny)
+    return phi * temperature / phi.mean()
+
+
 def of_first_process(values: Tensor, gather: Gather) -> Tensor:
     """``values`` as the first process has them, so that all go on with the same ones."""
     return gather.rows(values)[0][: len(values)]
@@ -78,6 +93,13 @@ class RecordClusters(StatefulObjective):
         """``(K, D)`` of run ``run``."""
         found: Tensor = getattr(self, f"centroids{run}")
         return found
+
+    def concentration(self, run: int, temperature: float) -> Tensor:
+        """:func:`concentrations` ``(K,)`` of run ``run``, by the present codes."""
+        known = self.ids[run] >= 0
+        codes, ids = self.codes[known], self.ids[run, known]
+        distance = (codes - self.centroids(run)[ids]).norm(dim=1)
+        return concentrations(distance, ids, self.counts[run], temperature=temperature)
 
     def observe(self, record: Tensor, views: Tensor, gather: Gather) -> None:
         """Stage the codes ``views (V, B, D)`` of the records ``record (B,)`` of all processes, and cluster anew if it is time.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from medcl.config.objective import ObjectiveConfig
 from medcl.config.strict import Strict
+from medcl.objectives.clusters import RecordClusters
 from medcl.objectives.codes import Codes, Setting, required
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.instance import info_nce
@@ -107,20 +108,6 @@ def proto_nce(
         return nn.functional.cross_entropy(logits, assigned, reduction="none")
 
 
-@torch.no_grad()
-def concentrations(distance: Tensor, assigned: Tensor, count: int, *, temperature: float) -> Tensor:
-    """``phi_c = mean distance / log(n_c + 5)`` (K,) of ``distance (N,)`` to the own centroid, clipped and scaled.
-
-    Clipped to the 10th and 90th percentile over clusters, then scaled to the mean ``temperature``.
-    """
-    size = torch.bincount(assigned, minlength=count).to(distance.dtype)
-    mean = distance.new_zeros(count).index_add_(0, assigned, distance) / size.clamp_min(1)
-    phi = mean / (size + 5).log()
-    low, high = torch.quantile(phi, torch.tensor([0.1, 0.9], dtype=phi.dtype, device=phi.device))
-    phi = phi.clamp(low, high).clamp_min(torch.finfo(phi.dtype).tiny)
-    return phi * temperature / phi.mean()
-
-
 class LearnedWeight(nn.Module):
     """``w_ij = sigmoid(w2 . tanh(W1 (z_i + z_j) + b1) + b2)`` of unit rows. Source: AdaMEOW."""
 
@@ -156,16 +143,35 @@ class Learned(Strict):
     balance: NonNegativeFloat = Field(0.1, description="weight of (mean w - 1/2)^2; 0: as released")
 
 
+class ClusterCount(Strict):
+    """In how many clusterings of the records the two differ: members of one cluster do not repel."""
+
+    name: Literal["cluster_count"] = "cluster_count"
+    records_per_cluster: tuple[PositiveFloat, ...] = Field(
+        (40.0, 13.0), min_length=1, description="one clustering for each (MEOW: 100 and 300 clusters of 4,000 nodes)"
+    )
+    refresh: PositiveFloat = Field(5.0, description="passes over the records between two clusterings")
+    prototypes: NonNegativeFloat = Field(1.0, description="weight of the prototype term (MEOW's lambda_proto)")
+
+
 class WeightedInfoNCE(ObjectiveConfig):
     """InfoNCE both ways between two views, with weighted negatives."""
 
     function = staticmethod(weighted_info_nce)
-    needs: ClassVar[frozenset[str]] = frozenset({"two_views", "labels"})
+    needs: ClassVar[frozenset[str]] = frozenset({"two_views", "labels", "sample_ids"})
+    state: ClassVar[str] = "cluster_count: one code and a few clusters a record"
     name: Literal["weighted_info_nce"] = "weighted_info_nce"
     temperature: TemperatureConfig = 0.1
-    weights: Annotated[Propensity | Learned, Field(discriminator="name")] = Field(
-        Propensity(), description="ipw: by how often the classes occur; learned: by a small network"
+    weights: Annotated[Propensity | Learned | ClusterCount, Field(discriminator="name")] = Field(
+        Propensity(),
+        description="ipw: by how often the classes occur; learned: by a small network; "
+        "cluster_count: in how many clusterings the records differ (MEOW: with temperature 0.4)",
     )
+
+    def needed(self) -> frozenset[str]:
+        unused = "sample_ids" if isinstance(self.weights, Propensity) else "labels"
+        every = self.needs - {unused}
+        return every - {"sample_ids"} if isinstance(self.weights, Learned) else every
 
     def build(self, setting: Setting) -> nn.Module:
         return WeightedObjective(self, setting)
@@ -179,12 +185,18 @@ class WeightedObjective(nn.Module):
         self.entry = entry
         self.temperature = Temperature(entry.temperature, setting.steps)
         learned = isinstance(entry.weights, Learned)
+        self.clusters = None
+        if isinstance(entry.weights, ClusterCount):
+            counts = [max(round(setting.records / size), 2) for size in entry.weights.records_per_cluster]
+            self.clusters = RecordClusters(counts, setting, refresh=entry.weights.refresh)
         self.weight = (
             LearnedWeight(setting.channels, entry.weights.hidden) if isinstance(entry.weights, Learned) else None
         )
         self.positive: Positive = "weighted" if learned else "own"
 
     def forward(self, codes: Codes, gather: Gather = LOCAL) -> LossOutput:
+        if self.clusters is not None:
+            return self._by_clusters(self.clusters, codes, gather)
         outputs, balance = [], codes.z.new_zeros((), dtype=torch.float32)
         for first, second in ((codes.z[0], codes.z[1]), (codes.z[1], codes.z[0])):
             weight, unbalanced = self._weights(first, second, codes, gather)
@@ -201,6 +213,35 @@ class WeightedObjective(nn.Module):
             )
         found = mean_of(outputs, torch.cat([output.per_anchor for output in outputs]), "mean")
         return LossOutput(found.loss + balance, found.per_anchor, found.parts, found.all_equal)
+
+    def _by_clusters(self, clusters: RecordClusters, codes: Codes, gather: Gather) -> LossOutput:
+        """Weighted by counts, the positive outside the denominator; before the first clustering every weight is 1."""
+        entry = self.entry.weights
+        assert isinstance(entry, ClusterCount)
+        record = required(codes.record, self.entry.name, "needs to know which record an item comes from")
+        clusters.observe(record, codes.z, gather)
+        every = gather.rows(record)[0]
+        runs = [ids for ids in clusters.ids if clusters.ready] or [torch.arange(clusters.records, device=record.device)]
+        weight = Count([~Same(ids[record], ids[every]) for ids in runs])
+        tau = self.temperature(codes.step)
+        outputs = [
+            weighted_info_nce(*pair, weight=weight, positive="none", temperature=tau, gather=gather)
+            for pair in ((codes.z[0], codes.z[1]), (codes.z[1], codes.z[0]))
+        ]
+        found = mean_of(outputs, torch.cat([output.per_anchor for output in outputs]), "mean")
+        if not clusters.ready or not entry.prototypes:
+            return found
+        term = torch.stack(
+            [
+                proto_nce(
+                    view, clusters.ids[run, record], clusters.centroids(run), clusters.concentration(run, float(tau))
+                )
+                for run in range(len(clusters.counts))
+                for view in codes.z[:2]
+            ]
+        ).mean()
+        parts = {**found.parts, "prototypes": term.detach()}
+        return LossOutput(found.loss + entry.prototypes * term, found.per_anchor, parts, found.all_equal)
 
     def _weights(self, first: Tensor, second: Tensor, codes: Codes, gather: Gather) -> tuple[Tensor, Tensor]:
         entry = self.entry.weights

@@ -63,6 +63,6 @@ def _lacking(config: PretrainConfig, stage: StageConfig, objective: ObjectiveCon
     }
     return [
         served[need][1] if need in served else f"needs {need}, which this data set does not give"
-        for need in sorted(objective.needs)
+        for need in sorted(objective.needed())
         if need not in served or not served[need][0]
     ]

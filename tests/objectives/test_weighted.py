@@ -7,15 +7,16 @@ import math
 import pytest
 import torch
 
+from medcl.objectives.clusters import concentrations
 from medcl.objectives.codes import Codes, Setting
 from medcl.objectives.decoupled import dcl
 from medcl.objectives.gather import LOCAL
 from medcl.objectives.instance import info_nce
 from medcl.objectives.masks import Count, Same
 from medcl.objectives.weighted import (
+    ClusterCount,
     Learned,
     WeightedInfoNCE,
-    concentrations,
     ipw_weights,
     proto_nce,
     weighted_info_nce,
@@ -95,3 +96,27 @@ def test_prototypes() -> None:
     phi = concentrations(torch.rand(7, dtype=torch.float64), assigned, 3, temperature=0.4)
     assert phi.mean() == pytest.approx(0.4)
     assert (phi > 0).all()
+    alone = concentrations(torch.tensor([0.0, 0.2, 0.4, 0.1, 0.3]), torch.tensor([0, 1, 1, 2, 2]), 3, temperature=0.4)
+    assert alone[0] == pytest.approx(float(alone.amax()))
+
+
+def test_members_of_one_cluster_stop_repelling_and_the_prototypes_join_in() -> None:
+    setting = Setting(5, records=7, data_digest="d", seed=1)
+    weights = ClusterCount(records_per_cluster=(3.5, 1.75), refresh=1.0)
+    module = WeightedInfoNCE(weights=weights, temperature=0.4).build(setting).double()
+    codes = Codes(z=torch.stack([Q, K]), record=torch.arange(7))
+    before = module(codes)
+    plain = [
+        weighted_info_nce(*pair, weight=Count([~Same(torch.arange(7))]), positive="none", temperature=0.4).loss
+        for pair in ((Q, K), (K, Q))
+    ]
+    torch.testing.assert_close(before.loss, torch.stack(plain).mean())
+    after = module(codes)
+    assert after.parts["prototypes"] > 0
+    assert module.clusters.counts == (2, 4)
+    ids = module.clusters.ids
+    counted = Count([~Same(run) for run in ids])
+    expected = [
+        weighted_info_nce(*pair, weight=counted, positive="none", temperature=0.4).loss for pair in ((Q, K), (K, Q))
+    ]
+    torch.testing.assert_close(after.loss - after.parts["prototypes"], torch.stack(expected).mean())

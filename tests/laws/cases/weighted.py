@@ -1,9 +1,10 @@
 from __future__ import annotations
 
-from medcl.objectives.weighted import Learned, WeightedInfoNCE
+from medcl.objectives.weighted import ClusterCount, Learned, WeightedInfoNCE
 from tests.laws.case import Case
 
 CASES = {
+    "weighted_info_nce, cluster counts": Case(WeightedInfoNCE(weights=ClusterCount(records_per_cluster=(8.0, 4.0)))),
     "weighted_info_nce, ipw": Case(WeightedInfoNCE()),
     "weighted_info_nce, learned": Case(
         WeightedInfoNCE(weights=Learned(hidden=4)),

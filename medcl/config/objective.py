@@ -25,6 +25,7 @@ NEEDS = {
     "hidden": "hidden blocks (views.masking)",
     "labels": "a class of every record (classes=NAME)",
     "sample_ids": "records that come again (several passes over the pool)",
+    "rehearsal": "earlier stages of other classes (stages.N.only)",
     "teacher": "a slowly following copy of the network (made by the task)",
 }
 """What an objective can need, in words."""

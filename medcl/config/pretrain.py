@@ -71,6 +71,22 @@ class StageConfig(Strict):
     views: ViewsConfig = ViewsConfig()
     terms: tuple[TermConfig, ...] = Field(min_length=1)
     optimiser: OptimiserConfig = OptimiserConfig()
+    fresh: bool = Field(
+        False,
+        description="begin with a new encoder; those of the stages before are kept, and the features of all concatenated "
+        "(multistage contrastive learning)",
+    )
+    clusters: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="k-means clusters of the records' features after the stage, for the stages that follow"
+    )
+    single_cluster_batches: bool = Field(
+        True, description="where earlier stages made clusters: the records of a batch are in the same ones"
+    )
+    only: tuple[str, ...] | None = Field(
+        None,
+        description="values of `classes` whose records this stage sees, with those that a rehearsal buffer kept of earlier "
+        "stages; null: all records (continual training)",
+    )
 
 
 GatherPolicy = Literal["none", "full", "local_grad", "grouped"]

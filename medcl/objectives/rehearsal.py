@@ -132,7 +132,7 @@ class NSPT(TaughtObjective):
     """Rehearsal distillation (COCONUT): rehearsed records stay where the encoder of the earlier tasks puts their class."""
 
     function = staticmethod(nspt)
-    needs: ClassVar[frozenset[str]] = frozenset({"labels", "sample_ids", "teacher"})
+    needs: ClassVar[frozenset[str]] = frozenset({"labels", "rehearsal", "sample_ids", "teacher"})
     state: ClassVar[str] = "rehearsal buffer: index and class of `buffer` records"
 
     name: Literal["nspt"] = "nspt"

@@ -16,7 +16,7 @@ class _Plans(Dataset[ViewPlan]):
         self.ranks = ranks
 
     def __getitem__(self, number: int) -> ViewPlan:
-        return self.sampler.plan(number * self.ranks + self.rank)
+        return self.sampler.plan(number * self.ranks + self.rank, self.ranks)
 
 
 class PlanLoader:

@@ -36,11 +36,13 @@ class RecordFacts:
     """What is known of the records of a sampler, by their index in it.
 
     ``subject`` (N,): a number for every patient.   ``label`` (N,): class of every record, None where there is none.
+    ``cluster`` (N,): cluster of every record by the stages before this one, None where there are none.
     ``data_digest``: of the manifest; a state that an objective keeps per record is of these data only.
     """
 
     subject: Tensor
     label: Tensor | None = None
+    cluster: Tensor | None = None
     data_digest: str = ""
 
 
@@ -105,6 +107,7 @@ class PretrainTask(RenderedTask):
             spatial_dims=encoder.spatial_dims,
             records=len(sampler.ids),
             data_digest=facts.data_digest,
+            clustered=facts.cluster is not None,
             steps=stage.steps,
             seed=self.seed,
         )
@@ -113,6 +116,7 @@ class PretrainTask(RenderedTask):
         )
         self.register_buffer("subjects", facts.subject, persistent=False)
         self.register_buffer("classes", facts.label, persistent=False)
+        self.register_buffer("clusters", facts.cluster, persistent=False)
         self.places = [str(term.at) for term in self.terms]
         self.depth = decoder_depth(self.places)
         self.taught = [index for index, entry in enumerate(objectives) if isinstance(entry, TaughtObjective)]
@@ -216,6 +220,7 @@ class PretrainTask(RenderedTask):
             position=torch.stack([view.position for view in batch]),
             affine=torch.stack([view.affine for view in batch]),
             labels=None if self.classes is None else self.classes[first.record],
+            cluster=None if self.clusters is None else self.clusters[first.record],
             image=torch.stack([view.data for view in batch]),
             hidden=_stacked(batch, "mask"),
             body=_stacked(batch, "body"),

@@ -22,7 +22,7 @@ def check_requirements(config: PretrainConfig) -> None:
     for number, stage in enumerate(config.stages):
         for place, (term, objective) in enumerate(zip(stage.terms, objectives_of(config, stage), strict=True)):
             at = f"stages.{number}.terms.{place} ({objective.name})"
-            lacking = _lacking(config, stage, objective)
+            lacking = _lacking(config, number, objective)
             problems += [f"{at}: {message}" for message in lacking]
             if objective.reads == "vectors" and isinstance(term.head, DenseHeadConfig):
                 problems.append(f"{at}: reads one vector a view; set head.name=projection")
@@ -30,6 +30,8 @@ def check_requirements(config: PretrainConfig) -> None:
                 problems.append(f"{at}: reads maps; set head.name=dense")
             if objective.reads == "vectors" and term.head.name == "none":
                 problems.append(f"{at}: reads one vector a view; set head.name=projection")
+        if stage.only is not None and config.classes is None:
+            problems.append(f"stages.{number}.only: names classes; set classes to a target or attribute of the records")
         paces = {
             (entry.momentum, entry.momentum_schedule)
             for entry in objectives_of(config, stage)
@@ -43,8 +45,8 @@ def check_requirements(config: PretrainConfig) -> None:
         raise ConfigError(problems)
 
 
-def _lacking(config: PretrainConfig, stage: StageConfig, objective: ObjectiveConfig) -> Sequence[str]:
-    views = stage.views
+def _lacking(config: PretrainConfig, number: int, objective: ObjectiveConfig) -> Sequence[str]:
+    views = config.stages[number].views
     served = {
         "two_views": (views.slots >= 2, "needs two views; set views.slots=2"),
         "partition": (views.centre.name == "partition", "needs partitions; set views.centre.name=partition"),
@@ -57,6 +59,10 @@ def _lacking(config: PretrainConfig, stage: StageConfig, objective: ObjectiveCon
         "labels": (
             config.classes is not None,
             "needs a class for every record; set classes to a target or attribute of the records, such as site",
+        ),
+        "rehearsal": (
+            any(stage.only is not None for stage in config.stages[:number]),
+            "rehearses records of earlier stages; give those stages only=[CLASS, ...]",
         ),
         "sample_ids": (True, ""),  # a record's index in the pool
         "teacher": (True, ""),  # the task makes one

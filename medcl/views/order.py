@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from medcl.errors import ConfigError
 from medcl.seeds import derive_seed
 
 
@@ -21,6 +24,41 @@ def records_at(step: int, records: int, batch: int, seed: int) -> list[tuple[int
     repeats = -(-batch // records)
     epochs = range(step * repeats, (step + 1) * repeats)
     return [(record, epoch) for epoch in epochs for record in _permutation(records, epoch, seed)][:batch]
+
+
+def grouped_steps(groups: Sequence[int], batch: int, ranks: int = 1) -> int:
+    """Batches of an epoch of :func:`grouped_records_at`."""
+    return sum(int(size) // (batch * ranks) * ranks for size in np.unique(np.asarray(groups), return_counts=True)[1])
+
+
+def grouped_records_at(
+    step: int, groups: Sequence[int], batch: int, seed: int, ranks: int = 1
+) -> list[tuple[int, int]]:
+    """As :func:`records_at`, with every batch from one group; record i is of group ``groups[i]``.
+
+    Batches ``ranks * k`` to ``ranks * (k + 1) - 1``, those of one step of several processes, are of one group too. An epoch leaves
+    out what remains of each group. Raises ConfigError where no group has enough records.
+    """
+    steps = grouped_steps(groups, batch, ranks)
+    if not steps:
+        largest = int(np.unique(np.asarray(groups), return_counts=True)[1].max())
+        raise ConfigError(
+            f"batch: no cluster has the {batch * ranks} records of a batch on {ranks} processes, the largest has {largest}; set "
+            "fewer clusters in the earlier stages, a smaller batch, or single_cluster_batches=false"
+        )
+    epoch, place = divmod(step, steps)
+    of_group: dict[int, list[int]] = {}
+    for record in _permutation(len(groups), epoch, seed):
+        of_group.setdefault(int(groups[record]), []).append(record)
+    size = batch * ranks
+    shared = [
+        of_group[group][first : first + size]
+        for group in sorted(of_group)
+        for first in range(0, len(of_group[group]) - size + 1, size)
+    ]
+    turn, rank = divmod(place, ranks)
+    order = np.random.default_rng(derive_seed(seed, "groups", epoch)).permutation(len(shared))
+    return [(record, epoch) for record in shared[int(order[turn])][rank * batch : (rank + 1) * batch]]
 
 
 def _permutation(records: int, epoch: int, seed: int) -> list[int]:

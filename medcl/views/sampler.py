@@ -19,7 +19,7 @@ from medcl.views.geometry import compose, inside_box, spacing_of, world_of
 from medcl.views.intensity import augment
 from medcl.views.lookup import look_up
 from medcl.views.masking import grow
-from medcl.views.order import records_at
+from medcl.views.order import grouped_records_at, grouped_steps, records_at
 from medcl.views.spatial import displaced_coordinates, upsample_displacement
 from medcl.views.view import View, ViewPlan
 
@@ -64,6 +64,7 @@ class ViewSampler:
         spatial_dims: int = 3,
         labels: bool = True,
         body: bool = False,
+        groups: Sequence[int] | None = None,
     ) -> None:
         if len(patch) != spatial_dims:
             raise ConfigError(
@@ -77,11 +78,15 @@ class ViewSampler:
         self.labels = labels
         self.body = body
         self.ids = tuple(ids)
+        self.groups = groups
         self.volumes = self.batch = batch
         self.parts: tuple[int, int, int] | None = None
         if isinstance(config.centre, PartitionCentre):
             self.parts = config.centre.parts
             self.ids = self._long_enough(self.parts)
+            if groups is not None:
+                known = dict(zip(ids, groups, strict=True))
+                self.groups = [known[id] for id in self.ids]
             self.volumes = config.centre.volumes
             self.batch = self.volumes * math.prod(self.parts)
         least = self.volumes if self.parts else 1
@@ -91,13 +96,23 @@ class ViewSampler:
     @property
     def steps_per_epoch(self) -> int:
         """Batches in which every record comes once (all but a remainder smaller than a batch)."""
+        if self.groups is not None:
+            return grouped_steps(self.groups, self.volumes)
         return max(1, len(self.ids) // self.volumes)
 
-    def plan(self, step: int) -> ViewPlan:
-        """Draw batch ``step`` and read what its views see. Cheap; for a worker process."""
+    def plan(self, step: int, ranks: int = 1) -> ViewPlan:
+        """Draw batch ``step`` and read what its views see. Cheap; for a worker process.
+
+        ``ranks``: processes that train together, which take as many batches in a row (of one group, where there are groups).
+        """
         partitions = range(math.prod(self.parts)) if self.parts else (-1,)
         rows = []
-        for record, epoch in records_at(step, len(self.ids), self.volumes, self.seed):
+        records = (
+            records_at(step, len(self.ids), self.volumes, self.seed)
+            if self.groups is None
+            else grouped_records_at(step, self.groups, self.volumes, self.seed, ranks)
+        )
+        for record, epoch in records:
             entry = self.store.open(self.ids[record])
             rows += [
                 draw_row(entry, record, partition, self.config, self.patch, self.seed, epoch)

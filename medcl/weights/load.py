@@ -4,19 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from medcl.encoders.build import build_encoder
+from medcl.encoders.concatenated import ConcatEncoder
 from medcl.encoders.segmenter import Segmenter
 from medcl.encoders.volume import Encoder
 from medcl.errors import WeightsError
+from medcl.runs import RunFolder
 from medcl.weights.keys import file_names, part_of
 from medcl.weights.read import WeightsFile, find_weights
 
-__all__ = ["LoadReport", "WeightsFile", "build_network", "build_segmenter", "find_weights", "load_into"]
+__all__ = [
+    "LoadReport",
+    "WeightsFile",
+    "build_concatenated",
+    "build_network",
+    "build_segmenter",
+    "find_weights",
+    "load_into",
+]
 
 _MISFITS_SHOWN = 3
 _Network = TypeVar("_Network", Encoder, Segmenter)
@@ -96,6 +107,15 @@ def build_network(weights: WeightsFile) -> Encoder:
     card = weights.card
     network = build_encoder(card.encoder, card.in_channels, weights.recipe.patch)
     return _filled(network, weights)
+
+
+def build_concatenated(run: Path | str) -> ConcatEncoder:
+    """The encoders of all stages of a multistage pretraining, in their order. Raises WeightsError where ``run`` is none."""
+    folder = RunFolder(run)
+    names = folder.read_facts().get("concatenated")
+    if not names:
+        raise WeightsError(f"{run}: has one encoder only; stages with fresh=true make several")
+    return ConcatEncoder([build_network(find_weights(folder.weights / name)) for name in names]).eval()
 
 
 def build_segmenter(weights: WeightsFile) -> Segmenter:

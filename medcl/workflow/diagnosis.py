@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medcl.encoders.concatenated import pooled_features
 from medcl.evaluation.geometry import alignment, uniformity
 from medcl.evaluation.representation import diagnose
 from medcl.evaluation.spectrum import spectrum
@@ -46,8 +47,8 @@ def diagnose_stage(task: PretrainTask, folder: Path, device: torch.device) -> No
     features, records, slices = [], [], []
     for step in range(min(sampler.steps_per_epoch, MOST_BATCHES)):
         views = sampler.render(sampler.plan(step), device)
-        coarsest = encoder.encode(torch.cat([view.data for view in views]))[-1]
-        features.append(coarsest.flatten(2).mean(2).float().unflatten(0, (len(views), -1)).cpu())
+        pooled = pooled_features(encoder, torch.cat([view.data for view in views]))
+        features.append(pooled.unflatten(0, (len(views), -1)).cpu())
         records.append(views[0].record.cpu())
         slices += [_middle(row) for row in views[0].data[:, 0].cpu().numpy()]
     encoder.cpu()

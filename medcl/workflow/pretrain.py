@@ -26,6 +26,7 @@ from medcl.weights.read import find_weights
 from medcl.weights.save import save_weights
 from medcl.workflow.diagnosis import diagnose_stage, measure_codes
 from medcl.workflow.scans import open_scans
+from medcl.workflow.strategies import CONTINUAL, StageClusters, Tasks, record_features
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,8 @@ log = logging.getLogger(__name__)
 def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = True) -> RunFolder:
     """Run the stages of ``config`` one after the other and write the run folder ``config.out``.
 
-    With ``resume`` finished stages are not repeated and the interrupted one goes on from its last checkpoint.
+    A stage may begin with a fresh encoder; then the last of every encoder is also written to a folder of its own beside the
+    weights, for :func:`~medcl.weights.load.build_concatenated`. With ``resume`` finished stages are not repeated and the interrupted one goes on from its last checkpoint.
     Raises ConfigError before anything is trained where a term lacks what it needs.
     """
     check_requirements(config)
@@ -46,16 +48,36 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
         if config.init is not None:
             log.info("%s", load_into(encoder, find_weights(config.init).state))
         run.record(pool=list(scans.pool), test=list(scans.split.test), data_digest=scans.manifest.digest)
+        pool = tuple(scans.pool)
+        names = scans.class_names(pool, config.classes) if config.classes is not None else None
+        numbers = {value: number for number, value in enumerate(sorted(set(names or ())))}
+        clusters = StageClusters(pool, run.checkpoints)
+        tasks = Tasks(pool, dict(zip(pool, names or (), strict=False)), scans.subjects(pool))
+        concatenated: list[str] = []
+        device = torch_device(config.trainer.device)
         for stage in config.stages:
+            tasks.check(stage)
+        for number, stage in enumerate(config.stages):
+            seed = derive_seed(config.seed, stage.name)
+            if stage.fresh and number:
+                torch.manual_seed(derive_seed(seed, "network"))
+                encoder = build_encoder(config.encoder, len(recipe.channels), recipe.patch)
+            last_of_its_encoder = number + 1 == len(config.stages) or config.stages[number + 1].fresh
+            concatenated += [stage.name] if last_of_its_encoder else []
             finished = run.checkpoints / f"{stage.name}.safetensors"
             if resume and finished.is_file():
                 encoder.load_state_dict(load_file(finished))
+                if stage.clusters is not None:
+                    clusters.read(stage)
+                if stage.only is not None:
+                    tasks.read(run.path / CONTINUAL, upto=stage)
                 continue
             views, objectives = stage.views, objectives_of(config, stage)
-            seed = derive_seed(config.seed, stage.name)
+            ids = tasks.records(stage, objectives)
+            groups = clusters.composite(ids)
             sampler = ViewSampler(
                 scans.store,
-                scans.pool,
+                ids,
                 views,
                 patch=(views.patch or recipe.patch)[: encoder.spatial_dims],
                 batch=stage.batch,
@@ -63,10 +85,12 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
                 spatial_dims=encoder.spatial_dims,
                 labels=False,
                 body=any(isinstance(entry, LocalEntry) and entry.inside is not None for entry in objectives),
+                groups=groups.tolist() if groups is not None and stage.single_cluster_batches else None,
             )
             facts = RecordFacts(
                 subject=torch.tensor(scans.subjects(sampler.ids)),
-                label=None if config.classes is None else torch.tensor(scans.classes(sampler.ids, config.classes)),
+                label=None if names is None else torch.tensor([numbers[tasks.classes[id]] for id in sampler.ids]),
+                cluster=clusters.composite(sampler.ids),
                 data_digest=scans.manifest.digest,
             )
             torch.manual_seed(seed)  # the heads' first weights
@@ -80,10 +104,20 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
                 measure=measure_codes,
                 seed=seed,
             )
+            tasks.fill(task)
             if not fit(task, config.trainer, run, stage=stage.name, resume=resume, progress=progress):
                 raise SystemExit(0)
+            if stage.clusters is not None or stage.only is not None:
+                features = record_features(encoder, scans, pool, stage, seed=seed, device=device)
+                if stage.clusters is not None:
+                    clusters.add(stage, features, seed)
+                if stage.only is not None:
+                    tasks.end(stage, features)
+                encoder.cpu()
             if is_first_process():
-                diagnose_stage(task, run.path / "diagnostics", torch_device(config.trainer.device))
+                if stage.only is not None:
+                    tasks.write(run.path / CONTINUAL)
+                diagnose_stage(task, run.path / "diagnostics", device)
                 with atomic_path(finished) as part:
                     save_file({name: value.contiguous() for name, value in encoder.state_dict().items()}, part)
         card = WeightsCard(
@@ -96,6 +130,11 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
         )
         if is_first_process():
             save_weights(run.weights, encoder, card, recipe)
+            if len(concatenated) > 1:
+                for name in concatenated:
+                    encoder.load_state_dict(load_file(run.checkpoints / f"{name}.safetensors"))
+                    save_weights(run.weights / name, encoder, card, recipe)
+                run.record(concatenated=concatenated)
     if is_first_process():
         write_page(run)
     return run

@@ -37,8 +37,8 @@ class Scans:
         numbers = {name: number for number, name in enumerate(sorted(set(names)))}
         return [numbers[name] for name in names]
 
-    def classes(self, ids: tuple[str, ...], name: str) -> list[int]:
-        """Class number of every id: the rank of its target or attribute ``name`` among the values that occur.
+    def class_names(self, ids: tuple[str, ...], name: str) -> list[str]:
+        """Class of every id: its target or attribute ``name``.
 
         Raises ConfigError where a record has no such value, or no two records share one.
         """
@@ -53,10 +53,9 @@ class Scans:
                     + (f"; it has {', '.join(known)}" if known else "; its data set names none")
                 )
             values.append(str(value))
-        numbers = {value: number for number, value in enumerate(sorted(set(values)))}
-        if len(numbers) == len(values):
+        if len(set(values)) == len(values):
             raise ConfigError(f"classes: no two records share a value of '{name}', so it is no class")
-        return [numbers[value] for value in values]
+        return values
 
 
 def open_scans(data: DataConfig, recipe: RecipeConfig | Recipe, run_folder: Path) -> Scans:

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-from medcl.views.order import records_at
+import pytest
+
+from medcl.errors import ConfigError
+from medcl.views.order import grouped_records_at, grouped_steps, records_at
 
 
 def test_an_epoch_holds_every_record_once() -> None:
@@ -27,3 +30,28 @@ def test_a_batch_larger_than_the_data_repeats_whole_permutations() -> None:
 
 def test_seeds_give_different_orders() -> None:
     assert records_at(0, records=50, batch=50, seed=0) != records_at(0, records=50, batch=50, seed=1)
+
+
+def test_grouped_batches_are_of_one_group_and_leave_out_the_rests() -> None:
+    groups = [0] * 9 + [1] * 5 + [2] * 3
+    assert grouped_steps(groups, 4) == 3
+    for epoch in range(3):
+        batches = [grouped_records_at(3 * epoch + step, groups, 4, seed=2) for step in range(3)]
+        assert sorted({groups[record] for record, _ in batch}.pop() for batch in batches) == [0, 0, 1]
+        assert all(len({groups[record] for record, _ in batch}) == 1 for batch in batches)
+        assert len({record for batch in batches for record, _ in batch}) == 12
+        assert {seen for batch in batches for _, seen in batch} == {epoch}
+    assert grouped_records_at(0, groups, 4, seed=2) != grouped_records_at(0, groups, 4, seed=3)
+
+
+def test_the_processes_of_a_step_share_a_group() -> None:
+    groups = [0, 1, 2] * 6
+    for step in range(12):
+        first, second = (grouped_records_at(2 * step + rank, groups, 2, seed=0, ranks=2) for rank in range(2))
+        assert len({groups[record] for record, _ in (*first, *second)}) == 1
+        assert not {record for record, _ in first} & {record for record, _ in second}
+
+
+def test_groups_that_are_too_small_are_refused() -> None:
+    with pytest.raises(ConfigError, match="no cluster has the 6 records of a batch on 2 processes, the largest has 4"):
+        grouped_records_at(0, [0, 0, 0, 0, 1, 1], 3, seed=0, ranks=2)

@@ -19,6 +19,7 @@ class Setting:
     ``channels``: D of the vectors or C of the maps it will read.   ``spatial_dims``: 2 or 3.
     ``records``: ``Codes.record`` lies in [0, records); 0 where it is not known.   ``data_digest``: of the manifest they count.
     ``clustered``: ``Codes.cluster`` will be given.
+    ``batch``: items of an optimiser step, of all processes; 0 where it is not known.
     ``steps``: optimiser steps of the stage, for schedules.   ``seed``: for what the objective draws itself.
     """
 
@@ -27,6 +28,7 @@ class Setting:
     records: int = 0
     data_digest: str = ""
     clustered: bool = False
+    batch: int = 0
     steps: int = 1
     seed: int = 0
 

@@ -194,6 +194,7 @@ class QueueObjective(StatefulObjective, Generic[Entry]):
         super().__init__(setting)
         length = entry.length(setting)
         self.entry = entry
+        self._check(setting.batch, length)
         self.temperature = Temperature(entry.temperature, setting.steps)
         self.register_buffer("rows", torch.zeros(length, setting.channels))
         self.register_buffer("row_record", torch.full((length,), -1))
@@ -217,12 +218,16 @@ class QueueObjective(StatefulObjective, Generic[Entry]):
         with torch.autocast(keys.device.type, enabled=False):
             rows = gather.rows(unit(wide(keys.detach())))[0]
         step = len(rows) + sum(len(staged["rows"]) for staged in self._staged)
-        if self.training and step > len(self.rows):
+        if self.training:
+            self._check(step, len(self.rows))
+        self.stage(rows=rows, record=gather.rows(record)[0], subject=gather.rows(subject)[0])
+
+    def _check(self, step: int, length: int) -> None:
+        if step > length:
             raise ConfigError(
-                f"{self.entry.name}: a step gives {step} or more rows, but its queue has {len(self.rows)}; "
+                f"{self.entry.name}: a step gives {step} or more rows, but its queue has {length}; "
                 f"set queue to several times {step}"
             )
-        self.stage(rows=rows, record=gather.rows(record)[0], subject=gather.rows(subject)[0])
 
     def write(self, staged: list[dict[str, Tensor]]) -> None:
         length = len(self.rows)

@@ -108,6 +108,7 @@ class PretrainTask(RenderedTask):
             records=len(sampler.ids),
             data_digest=facts.data_digest,
             clustered=facts.cluster is not None,
+            batch=sampler.batch * trainer.accumulate * trainer.devices * trainer.nodes,
             steps=stage.steps,
             seed=self.seed,
         )

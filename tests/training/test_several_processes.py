@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from medcl.runs import RunFolder
@@ -20,6 +25,9 @@ STAGE = {
     "views": {"patch": [16, 16, 16]},
     "terms": [{"objective": {"name": "nt_xent"}, "head": {"name": "projection", "hidden": 16, "out": 8}}],
 }
+
+
+OBJECTIVES = [{"name": "moco", "queue": 256}, {"name": "isog_clr"}]
 
 
 @pytest.mark.slow
@@ -42,3 +50,70 @@ def test_two_processes_train_and_write_one_run(name: str, small_cohort: Path, tm
         first = run.read_metrics()[0]
         all_equal = first["loss"] / first["loss_over_all_equal"]
         assert all_equal == pytest.approx(math.log(2 * 4 - 1), rel=1e-5)  # the items of both processes are candidates
+
+
+def _medcl(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "medcl.cli.main", *arguments]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_a_queue_and_a_table_go_on_with_another_number_of_processes(
+    before: int, after: int, small_cohort: Path, tmp_path: Path
+) -> None:
+    """What the first processes left is there, row by row, beneath what the others added."""
+    terms = [{"objective": objective, "head": STAGE["terms"][0]["head"]} for objective in OBJECTIVES]
+    config = {"recipe": {"patch": [16, 16, 16]}, "stages": [{**STAGE, "terms": terms, "steps": 4000}]}
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    out = tmp_path / "run"
+    checkpoint = out / "checkpoints" / "global.ckpt"
+
+    def settings(processes: int) -> list[str]:
+        return [
+            "pretrain",
+            str(tmp_path / "config.yaml"),
+            f"data.path={small_cohort}",
+            f"out={out}",
+            "trainer.device=cpu",
+            "trainer.log_every=1",
+            "trainer.threads=1",
+            f"trainer.devices={processes}",
+            f"stages.0.batch={4 // processes}",
+        ]
+
+    def trained(processes: int, rows: int, *more: str) -> tuple[int, dict[str, Any]]:
+        """Steps and state after an interruption once ``rows`` rows are logged."""
+        process = _medcl(*settings(processes), *more)
+        limit = time.monotonic() + 180
+        while time.monotonic() < limit and process.poll() is None:
+            metrics = RunFolder(out).metrics
+            if metrics.is_file() and metrics.read_text().count("\n") >= rows:
+                process.send_signal(signal.SIGTERM)
+                break
+            time.sleep(0.02)
+        output, _ = process.communicate(timeout=120)
+        assert checkpoint.is_file(), output
+        found = torch.load(checkpoint, weights_only=False)
+        return found["global_step"], {
+            key: value for key, value in found["state_dict"].items() if key.startswith("terms.")
+        }
+
+    steps, first = trained(before, 4)
+    more, second = trained(after, steps + 3, "--resume")
+    assert more > steps
+    queue = "terms.0.objective"
+    assert second[f"{queue}._extra_state"]["updates"] == more
+    assert first[f"{queue}._extra_state"]["updates"] == steps
+    filled = 4 * steps
+    assert filled < 256
+    assert torch.equal(second[f"{queue}.rows"][:filled], first[f"{queue}.rows"][:filled])
+    assert torch.equal(second[f"{queue}.row_record"][:filled], first[f"{queue}.row_record"][:filled])
+    assert int((second[f"{queue}.row_record"] >= 0).sum()) == min(4 * more, 256)
+    table = "terms.1.objective._extra_state"
+    assert second[table]["updates"] == more
+    assert {key: value for key, value in second[table].items() if key != "updates"} == {
+        key: value for key, value in first[table].items() if key != "updates"
+    }

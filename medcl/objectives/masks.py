@@ -74,6 +74,33 @@ class Same(MaskSpec):
         return _exact(numbers[:count]), _exact(numbers[count:])
 
 
+class Overlap(MaskSpec):
+    """Findings agree: the Jaccard index of ``anchors (A, F)`` and ``candidates (N, F)``, booleans, is ``least`` or more.
+
+    Two without any finding agree.
+    """
+
+    def __init__(self, anchors: Tensor, candidates: Tensor | None = None, *, least: float) -> None:
+        self.anchors = anchors
+        self.candidates = anchors if candidates is None else candidates
+        self.least = least
+
+    def block(self, rows: Index = ALL, columns: Index = ALL) -> Tensor:
+        return jaccard(self.anchors[rows], self.candidates[columns]) >= self.least
+
+    @property
+    def symmetric(self) -> bool:
+        return _alike(self.anchors, self.candidates)
+
+
+def jaccard(first: Tensor, second: Tensor) -> Tensor:
+    """Jaccard index ``(A, N)`` of findings ``first (A, F)`` and ``second (N, F)``, booleans; 1 where both have none."""
+    a, b = first.double(), second.double()
+    common = a @ b.T
+    either = a.sum(1)[:, None] + b.sum(1)[None] - common
+    return torch.where(either > 0, common / either.clamp_min(1), 1.0)
+
+
 class SamePatient(Same):
     """Both come from one patient. Two scans of one patient look alike, so ``~SamePatient(...)`` belongs in the
     negatives wherever a batch may hold several (objectives.md 1.2)."""

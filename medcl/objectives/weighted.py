@@ -90,6 +90,33 @@ def ipw_weights(propensity: Tensor, offset: int = 0, *, largest: float = 5.0) ->
     return weight * (weight.shape[1] - 1) / weight.sum(1, keepdim=True)
 
 
+class IPWSampler:
+    """Draws pairs in proportion to ``score * min(1 / propensity, largest)``.
+
+    ``score (N, M)`` >= 0: how alike in meaning; ``propensity (N, M)``: how probable the pair is by nuisances alone, see
+    :func:`ipw_weights`. Pairs that only nuisances make alike are then drawn no more often than others.
+    Source: after DebCSE (2023).
+    Raises ValueError for shapes that differ, negative scores, or where nothing can be drawn.
+    """
+
+    def __init__(self, score: Tensor, propensity: Tensor, *, largest: float = 5.0) -> None:
+        if score.shape != propensity.shape or score.ndim != 2:
+            raise ValueError(f"score {tuple(score.shape)} and propensity {tuple(propensity.shape)} are not both (N, M)")
+        if not bool((score >= 0).all()) or not bool((propensity > 0).all()):
+            raise ValueError("scores must be 0 or more and propensities above 0, without NaN")
+        weight = score.double() * (1 / propensity.double()).clamp_max(largest)
+        if not bool(weight.sum() > 0):
+            raise ValueError("every score is 0; there is no pair to draw")
+        self.probability = weight / weight.sum()
+
+    def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """``(count, 2)`` row and column of independently drawn pairs."""
+        ends = self.probability.flatten().cumsum(0)
+        u = torch.rand(count, generator=generator, dtype=torch.float64) * ends[-1].cpu()
+        flat = torch.searchsorted(ends.cpu(), u, right=True).clamp_max(len(ends) - 1)
+        return torch.stack([flat // self.probability.shape[1], flat % self.probability.shape[1]], 1)
+
+
 def proto_nce(
     z: Tensor,
     assigned: Tensor,

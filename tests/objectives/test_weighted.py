@@ -15,6 +15,7 @@ from medcl.objectives.instance import info_nce
 from medcl.objectives.masks import Count, Same
 from medcl.objectives.weighted import (
     ClusterCount,
+    IPWSampler,
     Learned,
     WeightedInfoNCE,
     ipw_weights,
@@ -120,3 +121,37 @@ def test_members_of_one_cluster_stop_repelling_and_the_prototypes_join_in() -> N
         weighted_info_nce(*pair, weight=counted, positive="none", temperature=0.4).loss for pair in ((Q, K), (K, Q))
     ]
     torch.testing.assert_close(after.loss - after.parts["prototypes"], torch.stack(expected).mean())
+
+
+def test_pairs_are_drawn_by_score_over_propensity() -> None:
+    score = torch.tensor([[1.0, 2.0, 0.0], [4.0, 1.0, 1.0]])
+    propensity = torch.tensor([[0.5, 0.5, 0.5], [0.8, 0.1, 0.5]])
+    sampler = IPWSampler(score, propensity, largest=100.0)
+    expected = torch.tensor([[2.0, 4.0, 0.0], [5.0, 10.0, 2.0]], dtype=torch.float64) / 23
+    torch.testing.assert_close(sampler.probability, expected, rtol=1e-6, atol=0)
+    pairs = sampler.draw(40_000, torch.Generator().manual_seed(0))
+    seen = torch.bincount(pairs[:, 0] * 3 + pairs[:, 1], minlength=6).view(2, 3) / 40_000
+    assert seen[0, 2] == 0
+    assert (seen - expected).abs().max() < 0.01
+    assert torch.equal(pairs, sampler.draw(40_000, torch.Generator().manual_seed(0)))
+
+
+def test_a_rare_pair_is_not_drawn_without_limit() -> None:
+    propensity = torch.full((4, 4), 0.5)
+    propensity[1, 2] = 1e-6
+    sampler = IPWSampler(torch.ones(4, 4), propensity, largest=5.0)
+    torch.testing.assert_close(sampler.probability[1, 2] / sampler.probability[0, 0], torch.tensor(2.5).double())
+
+
+@pytest.mark.parametrize(
+    ("score", "propensity", "message"),
+    [
+        (torch.zeros(2, 2), torch.ones(2, 2), "every score is 0"),
+        (torch.ones(2, 2), torch.zeros(2, 2), "propensities above 0"),
+        (torch.tensor([[float("nan"), 1.0]]), torch.ones(1, 2), "without NaN"),
+        (torch.ones(2, 2), torch.ones(2, 3), "are not both"),
+    ],
+)
+def test_pairs_that_cannot_be_drawn_are_refused(score: torch.Tensor, propensity: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        IPWSampler(score, propensity)

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import medcl.objectives  # noqa: F401  (announces the objectives)
-from medcl.config.pretrain import PretrainConfig
+from medcl.config.pretrain import PretrainConfig, StageConfig
 from medcl.encoders.build import build_encoder
+from medcl.encoders.volume import Encoder
 from medcl.files import atomic_path
 from medcl.inference.predictor import torch_device
 from medcl.objectives.dense import LocalEntry
@@ -25,7 +26,7 @@ from medcl.weights.load import load_into
 from medcl.weights.read import find_weights
 from medcl.weights.save import save_weights
 from medcl.workflow.diagnosis import diagnose_stage, measure_codes
-from medcl.workflow.scans import open_scans
+from medcl.workflow.scans import Scans, open_scans
 from medcl.workflow.strategies import CONTINUAL, StageClusters, Tasks, record_features
 
 log = logging.getLogger(__name__)
@@ -48,11 +49,10 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
         if config.init is not None:
             log.info("%s", load_into(encoder, find_weights(config.init).state))
         run.record(pool=list(scans.pool), test=list(scans.split.test), data_digest=scans.manifest.digest)
-        pool = tuple(scans.pool)
-        names = scans.class_names(pool, config.classes) if config.classes is not None else None
-        numbers = {value: number for number, value in enumerate(sorted(set(names or ())))}
+        pool = scans.pool
+        classes = dict(zip(pool, scans.class_names(pool, config.classes), strict=True)) if config.classes else {}
         clusters = StageClusters(pool, run.checkpoints)
-        tasks = Tasks(pool, dict(zip(pool, names or (), strict=False)), scans.subjects(pool))
+        tasks = Tasks(pool, classes, scans.subjects(pool))
         concatenated: list[str] = []
         device = torch_device(config.trainer.device)
         for stage in config.stages:
@@ -72,39 +72,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
                 if stage.only is not None:
                     tasks.read(run.path / CONTINUAL, upto=stage)
                 continue
-            views, objectives = stage.views, objectives_of(config, stage)
-            ids = tasks.records(stage, objectives)
-            groups = clusters.composite(ids)
-            sampler = ViewSampler(
-                scans.store,
-                ids,
-                views,
-                patch=(views.patch or recipe.patch)[: encoder.spatial_dims],
-                batch=stage.batch,
-                seed=seed,
-                spatial_dims=encoder.spatial_dims,
-                labels=False,
-                body=any(isinstance(entry, LocalEntry) and entry.inside is not None for entry in objectives),
-                groups=groups.tolist() if groups is not None and stage.single_cluster_batches else None,
-            )
-            facts = RecordFacts(
-                subject=torch.tensor(scans.subjects(sampler.ids)),
-                label=None if names is None else torch.tensor([numbers[tasks.classes[id]] for id in sampler.ids]),
-                cluster=clusters.composite(sampler.ids),
-                data_digest=scans.manifest.digest,
-            )
-            torch.manual_seed(seed)  # the heads' first weights
-            task = PretrainTask(
-                encoder,
-                stage,
-                objectives,
-                sampler,
-                facts,
-                trainer=config.trainer,
-                measure=measure_codes,
-                seed=seed,
-            )
-            tasks.fill(task)
+            task = _task_of(config, stage, encoder, scans, clusters, tasks, seed)
             if not fit(task, config.trainer, run, stage=stage.name, resume=resume, progress=progress):
                 raise SystemExit(0)
             if stage.clusters is not None or stage.only is not None:
@@ -138,3 +106,42 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
     if is_first_process():
         write_page(run)
     return run
+
+
+def _task_of(
+    config: PretrainConfig,
+    stage: StageConfig,
+    encoder: Encoder,
+    scans: Scans,
+    clusters: StageClusters,
+    tasks: Tasks,
+    seed: int,
+) -> PretrainTask:
+    """The task of ``stage``: its records, their views, and what is known of them."""
+    views, objectives = stage.views, objectives_of(config, stage)
+    ids = tasks.records(stage, objectives)
+    groups = clusters.composite(ids) if stage.single_cluster_batches else None
+    sampler = ViewSampler(
+        scans.store,
+        ids,
+        views,
+        patch=(views.patch or scans.store.recipe.patch)[: encoder.spatial_dims],
+        batch=stage.batch,
+        seed=seed,
+        spatial_dims=encoder.spatial_dims,
+        labels=False,
+        body=any(isinstance(entry, LocalEntry) and entry.inside is not None for entry in objectives),
+        groups=None if groups is None else groups.tolist(),
+    )
+    facts = RecordFacts(
+        subject=torch.tensor(scans.subjects(sampler.ids)),
+        label=tasks.labels(sampler.ids),
+        cluster=clusters.composite(sampler.ids),
+        data_digest=scans.manifest.digest,
+    )
+    torch.manual_seed(seed)  # the heads' first weights
+    task = PretrainTask(
+        encoder, stage, objectives, sampler, facts, trainer=config.trainer, measure=measure_codes, seed=seed
+    )
+    tasks.fill(task)
+    return task

@@ -98,7 +98,7 @@ class StageClusters:
 class Tasks:
     """Continual training: the classes of every task so far, what to rehearse, and what is still known.
 
-    ``classes``: value of every record of the pool, by id.   ``subjects``: a number for the patient of each, in its order.
+    ``classes``: value of every record of the pool, by id; empty where there are none.   ``subjects``: a number for the patient of each, in its order.
     """
 
     pool: tuple[str, ...]
@@ -125,13 +125,20 @@ class Tasks:
                 f"stages.{stage.name}.only: no record of the pool is of class {', '.join(unknown)}; it has {', '.join(known)}"
             )
 
+    def labels(self, ids: Sequence[str]) -> Tensor | None:
+        """Class numbers ``(n,)`` of ``ids``; None where there are no classes."""
+        if not self.classes:
+            return None
+        numbers = {value: number for number, value in enumerate(sorted(set(self.classes.values())))}
+        return torch.tensor([numbers[self.classes[id]] for id in ids])
+
     def kept(self, size: int) -> list[str]:
         """What a buffer of ``size`` keeps of the tasks so far."""
         buffer = ReplayBuffer(size)
-        numbers = {value: number for number, value in enumerate(sorted(set(self.classes.values())))}
-        for values in self.values:
-            seen = [index for index, id in enumerate(self.pool) if self.classes[id] in values]
-            buffer.add(torch.tensor(seen), torch.tensor([numbers[self.classes[self.pool[index]]] for index in seen]))
+        labels = self.labels(self.pool)
+        for values in self.values if labels is not None else ():
+            seen = torch.tensor([index for index, id in enumerate(self.pool) if self.classes[id] in values])
+            buffer.add(seen, labels[seen])
         return [self.pool[index] for index in buffer.record.tolist() if index >= 0]
 
     def fill(self, task: PretrainTask) -> None:

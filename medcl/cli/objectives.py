@@ -14,6 +14,7 @@ def command(
 
     Example: medcl objectives global_gd
     """
+    from rich.box import HORIZONTALS
     from rich.console import Console
     from rich.table import Table
 
@@ -21,9 +22,13 @@ def command(
 
     console = Console(markup=False, highlight=False)
     if name is None:
-        table = Table("name", "choose it", "needs", "keeps", "paper", show_lines=True)
+        if not console.is_terminal:
+            console.width = max(console.width, 140)
+        table = Table("name", "choose it", "needs", "keeps", "paper", box=HORIZONTALS, show_lines=True, expand=True)
         table.columns[0].no_wrap = True
-        table.columns[1].ratio = 1
+        table.columns[1].ratio = 3
+        for column in table.columns[2:]:
+            column.ratio = 1
         for page in list_objectives():
             table.add_row(page.name, page.choose, ", ".join(page.needs), page.state or "nothing", page.source)
         console.print(table)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from medcl.config.pretrain import GatherPolicy
 from medcl.errors import ConfigError
+from medcl.objectives.cells import Cells
 from medcl.objectives.codes import Codes
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.seeds import derive_seed
@@ -104,15 +105,20 @@ class GroupedAllGather(AllGather):
 
 def gathered_codes(codes: Codes, gather: Gather) -> Codes:
     """The batch of all processes of ``gather``: what every process computes alone under the policy ``full``."""
-    values: dict[str, Tensor] = {}
+    values: dict[str, Tensor | Cells] = {}
     for field in fields(codes):
         value = getattr(codes, field.name)
-        if not isinstance(value, Tensor):
-            continue
-        by_item = field.name in Codes.PER_ITEM
-        rows = gather.rows(value if by_item else value.transpose(0, 1).contiguous())[0]
-        values[field.name] = rows if by_item else rows.transpose(0, 1)
+        if isinstance(value, Cells):
+            values[field.name] = Cells(_of_views(value.centres, gather), _of_views(value.edges, gather))
+        elif isinstance(value, Tensor):
+            by_item = field.name in Codes.PER_ITEM
+            values[field.name] = gather.rows(value)[0] if by_item else _of_views(value, gather)
     return replace(codes, **values)
+
+
+def _of_views(value: Tensor, gather: Gather) -> Tensor:
+    """The items of ``value (V, B, ...)`` of all processes."""
+    return gather.rows(value.transpose(0, 1).contiguous())[0].transpose(0, 1)
 
 
 class _Rows(torch.autograd.Function):

@@ -20,6 +20,7 @@ from medcl.config.strict import Strict
 NEEDS = {
     "two_views": "two views of every centre (views.slots=2)",
     "partition": "partitions (views.centre.name=partition)",
+    "cells": "maps whose geometry is known (tracked by the views)",
     "shared_geometry": "views that differ by intensity only (views.shared_geometry=true)",
     "aligned": "volumes whose places correspond (assume_aligned=true)",
     "hidden": "hidden blocks (views.masking)",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 from torch import Tensor, nn
 
 from medcl.errors import ConfigError
+from medcl.objectives.cells import Cells
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.output import LossOutput
+
+Known = TypeVar("Known")
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Codes:
     ``labels`` (B,): integer class of the item.   ``cluster`` (B,): integer cluster, from earlier stages.
     ``image`` (V, B, C, *S): the clean image of the view.   ``hidden`` (V, B, *S): True where it was hidden from the encoder.
     ``body`` (V, B, *S): True inside the body, at the image's resolution.
-    ``step``: training step, None outside training.
+    ``cells``: where the cells of the maps ``z`` lie, leading axes (V, B).   ``step``: training step, None outside training.
     """
 
     PER_ITEM: ClassVar[frozenset[str]] = frozenset({"record", "subject", "labels", "cluster"})
@@ -63,10 +66,11 @@ class Codes:
     image: Tensor | None = None
     hidden: Tensor | None = None
     body: Tensor | None = None
+    cells: Cells | None = None
     step: int | None = None
 
 
-def required(value: Tensor | None, objective: str, remedy: str) -> Tensor:
+def required(value: Known | None, objective: str, remedy: str) -> Known:
     """``value``, or a ConfigError that says what ``objective`` lacks and how to supply it."""
     if value is None:
         raise ConfigError(f"{objective}: {remedy}")

@@ -15,6 +15,7 @@ from medcl.config.pretrain import PretrainTrainerConfig, StageConfig, TermConfig
 from medcl.encoders.heads import build_head
 from medcl.encoders.volume import Encoder
 from medcl.errors import ConfigError
+from medcl.objectives.cells import Cells
 from medcl.objectives.codes import Codes, Setting
 from medcl.objectives.output import LossOutput
 from medcl.objectives.state import Stateful, commit_all
@@ -25,6 +26,7 @@ from medcl.tasks.chunks import in_chunks, warn_of_batch_norm
 from medcl.tasks.places import channels_at, decoder_depth, numbered, outputs_at
 from medcl.tasks.rendered import RenderedTask
 from medcl.tasks.teacher import Teacher
+from medcl.views.geometry import cell_edges, view_centres
 from medcl.views.sampler import ViewSampler
 from medcl.views.view import View
 
@@ -54,6 +56,7 @@ class Term(nn.Module):
         self.name = objective.name
         self.at = numbered(encoder, config.at)
         self.weight = config.weight
+        self.needs_cells = "cells" in objective.needed()
         self.head = build_head(config.head, channels_at(encoder, self.at), encoder.spatial_dims)
         self.objective = objective.build(replace(setting, channels=self.head.out_channels))
         for part in self.objective.modules():
@@ -169,7 +172,9 @@ class PretrainTask(RenderedTask):
         outputs = self(seen) if self.chunk is None else in_chunks(self, seen, self.chunk)
         targets = dict(zip(self.taught, self.teacher(data), strict=True)) if self.teacher is not None else {}
         self.latest = [
-            self.candidates.compute(term.objective, self._codes(batch, output, targets.get(index)), self.global_step)
+            self.candidates.compute(
+                term.objective, self._codes(batch, term, output, targets.get(index)), self.global_step
+            )
             for index, (term, output) in enumerate(zip(self.terms, outputs, strict=True))
         ]
         self.recent_codes.append(_few_codes(outputs[0], len(batch)))
@@ -206,7 +211,7 @@ class PretrainTask(RenderedTask):
         found.update(self.measure(torch.cat(list(self.recent_codes), 1)))
         return found
 
-    def _codes(self, batch: tuple[View, ...], output: Tensor, target: Tensor | None) -> Codes:
+    def _codes(self, batch: tuple[View, ...], term: Term, output: Tensor, target: Tensor | None) -> Codes:
         slots = len(batch)
         first = batch[0]
         z = output.unflatten(0, (slots, -1))
@@ -225,8 +230,17 @@ class PretrainTask(RenderedTask):
             image=torch.stack([view.data for view in batch]),
             hidden=_stacked(batch, "mask"),
             body=_stacked(batch, "body"),
+            cells=_cells(batch, output.shape[2:]) if term.needs_cells else None,
             step=self.global_step,
         )
+
+
+def _cells(batch: tuple[View, ...], shape: Sequence[int]) -> Cells:
+    """Where the cells of maps of ``shape`` of these views lie, leading axes (V, B)."""
+    return Cells(
+        torch.stack([view_centres(view, shape) for view in batch]),
+        torch.stack([cell_edges(view, shape) for view in batch]),
+    )
 
 
 def _few_codes(output: Tensor, slots: int, most: int = 256) -> Tensor:

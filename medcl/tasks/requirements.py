@@ -64,6 +64,7 @@ def _lacking(config: PretrainConfig, number: int, objective: ObjectiveConfig) ->
             any(stage.only is not None for stage in config.stages[:number]),
             "rehearses records of earlier stages; give those stages only=[CLASS, ...]",
         ),
+        "cells": (True, ""),  # every view carries its geometry
         "sample_ids": (True, ""),  # a record's index in the pool
         "teacher": (True, ""),  # the task makes one
     }

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from medcl.views.view import View
-
-Metric = Literal["mm", "cell"]
 
 
 def world_of(affine: Tensor, index: Tensor) -> Tensor:
@@ -96,24 +92,6 @@ def cell_centres(affine: Tensor, shape: Sequence[int], strides: Sequence[float])
     return world_of(affine, cell_index(shape, strides).to(affine.device))
 
 
-def cell_diagonal(affine: Tensor, strides: Sequence[float]) -> Tensor:
-    """Length ``(B,)`` of a cell's diagonal in millimetres: ``sqrt(sum_j (stride_j |A_j|)^2)``."""
-    diagonal: Tensor = torch.linalg.vector_norm(cell_edges(affine, strides), dim=-1)
-    return diagonal
-
-
-def cell_edges(affine: Tensor, strides: Sequence[float]) -> Tensor:
-    """Edge lengths ``(B, nd)`` of a cell in millimetres."""
-    width = torch.tensor(strides, dtype=torch.float64, device=affine.device)
-    return spacing_of(affine)[..., : len(strides)] * width
-
-
-def distance_matrix(a: Tensor, b: Tensor) -> Tensor:
-    """Distances ``(B, n, m)`` in millimetres between the points ``a (B, n, 3)`` and ``b (B, m, 3)``."""
-    # The direct form: the faster one through a Gram matrix cancels at world coordinates of several hundred mm.
-    return torch.cdist(a.double(), b.double(), compute_mode="donot_use_mm_for_euclid_dist")
-
-
 def view_centres(view: View, shape: Sequence[int]) -> Tensor:
     """World millimetres ``(B, P, 3)`` of the cells of a map of ``shape`` of ``view``.
 
@@ -131,57 +109,10 @@ def strides_of(view: View, shape: Sequence[int]) -> tuple[float, ...]:
     return tuple(size / cells for size, cells in zip(view.data.shape[2:], shape, strict=True))
 
 
-def cell_distances(view_a: View, view_b: View, shape: Sequence[int], metric: Metric = "mm") -> Tensor:
-    """Distances ``(B, P, P)`` of the cells of two views, in units of a cell (volumetric.md 4.1, 4.4).
-
-    ``mm``: world distance over the larger cell diagonal. ``cell``, for slices much thicker than wide: the offset along
-    the axes of ``view_a``, each over the larger cell edge, divided by the square root of the number of axes.
-    """
-    a, b = view_centres(view_a, shape), view_centres(view_b, shape)
-    strides_a, strides_b = strides_of(view_a, shape), strides_of(view_b, shape)
-    if metric == "mm":
-        diagonal = torch.maximum(cell_diagonal(view_a.affine, strides_a), cell_diagonal(view_b.affine, strides_b))
-        return distance_matrix(a, b) / diagonal[:, None, None]
-    axes = len(shape)
-    edge = torch.maximum(cell_edges(view_a.affine, strides_a), cell_edges(view_b.affine, strides_b))
-    directions = view_a.affine.double()[:, :3, :axes] / spacing_of(view_a.affine)[:, None, :axes]
-    return distance_matrix(a @ directions / edge[:, None], b @ directions / edge[:, None]) / math.sqrt(axes)
-
-
-def correspondences(
-    view_a: View, view_b: View, shape: Sequence[int], *, threshold: float | None = None, metric: Metric = "mm"
-) -> Tensor:
-    """Which cells of two views show the same place: ``(B, P, P)`` bool, rows of ``view_a`` (volumetric.md 4.1).
-
-    ``threshold`` in units of :func:`cell_distances`; default 0.7 in 2D and 0.57 in 3D, about one cell edge in both.
-    """
-    if threshold is None:
-        threshold = 0.7 if len(shape) == 2 else 0.57
-    return cell_distances(view_a, view_b, shape, metric) < threshold
-
-
-def region_centres(affine: Tensor, corners: Tensor, size: int, strides: Sequence[float]) -> Tensor:
-    """World millimetres ``(B, A, 3)`` of the centres of regions of ``size`` cells a side at ``corners (A, nd)`` of a map."""
-    width = torch.tensor(strides, dtype=torch.float64, device=affine.device)
-    index = (corners.to(affine.device).double() + size / 2) * width - 0.5
-    return world_of(affine, functional.pad(index, (0, 3 - len(strides))))
-
-
-def nearest_regions(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """For each region centre of ``a (B, A, 3)`` the nearest of ``b (B, A', 3)``: its index and distance in mm, ``(B, A)``."""
-    nearest = distance_matrix(a, b).min(dim=-1)
-    return nearest.indices, nearest.values
-
-
-def overlap_fraction(boxes: Tensor, others: Tensor) -> Tensor:
-    """Share ``(n, m)`` of each box of ``boxes (n, 2, 3)`` that each of ``others (m, 2, 3)`` covers.
-
-    Boxes are lower and upper corners in one frame. Rows sum to 1 where ``others`` tile the space (VoCo's labels).
-    """
-    lower = torch.maximum(boxes[:, None, 0], others[None, :, 0])
-    upper = torch.minimum(boxes[:, None, 1], others[None, :, 1])
-    volume = (boxes[:, 1] - boxes[:, 0]).prod(-1)
-    return (upper - lower).clamp_min(0).prod(-1) / volume[:, None]
+def cell_edges(view: View, shape: Sequence[int]) -> Tensor:
+    """Vectors ``(B, nd, 3)`` in millimetres from a cell of a map of ``shape`` of ``view`` to the next, along each axis."""
+    strides = torch.tensor(strides_of(view, shape), dtype=torch.float64, device=view.affine.device)
+    return view.affine.double()[:, :3, : len(shape)].mT * strides[:, None]
 
 
 def shared_fraction(view_a: View, view_b: View, cells: int = 8) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from medcl.config.objective import ObjectiveConfig
+from medcl.objectives.cells import Cells
 from medcl.objectives.codes import Codes, Setting
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.output import LossOutput
@@ -61,8 +62,16 @@ class Case:
             image=normal(*shape, WIDTH, *self.space) if self.space else None,
             hidden=torch.rand(*shape, *self.space, generator=draw) < 0.5 if self.space else None,
             body=torch.rand(*shape, *self.space, generator=draw) < 0.5 if self.space else None,
+            cells=self._cells(shape, draw) if self.space else None,
             step=3,
         )
+
+    def _cells(self, shape: tuple[int, int], draw: torch.Generator) -> Cells:
+        """Views of one place that differ by a shift of up to a cell, in cells of 2 mm."""
+        grid = torch.cartesian_prod(*[torch.arange(size, dtype=torch.float64) * 2 for size in self.space])
+        grid = torch.nn.functional.pad(grid, (0, 3 - len(self.space)))
+        shift = torch.rand(*shape, 1, 3, generator=draw, dtype=torch.float64) * 2
+        return Cells(grid + shift, 2 * torch.eye(3, dtype=torch.float64)[: len(self.space)].expand(*shape, -1, -1))
 
     def module(self, dtype: torch.dtype = torch.float64, **changes: Any) -> torch.nn.Module:
         """A new module of the entry, always with the same first weights."""
@@ -88,7 +97,7 @@ class Case:
 
 
 PER_ITEM = ("record", "subject", "labels")
-PER_VIEW = ("z", "teacher", "partition", "position", "image", "hidden", "body")
+PER_VIEW = ("z", "teacher", "partition", "position", "image", "hidden", "body", "cells")
 
 
 def with_items(codes: Codes, order: Tensor | slice) -> Codes:

@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medcl.config.views import SpatialConfig, ViewsConfig
+from medcl.objectives.cells import cell_distances, correspondences
 from medcl.views.geometry import (
     affine_about,
     cell_centres,
-    cell_distances,
     cell_index,
     compose,
-    correspondences,
     partition_of,
     position_in,
     world_of,
 )
 from medcl.views.sampler import ViewSampler
 from medcl.views.view import View
+from tests.cells import cells_of
 
 Matrix = NDArray[np.float64]
 
@@ -180,7 +180,9 @@ def test_identical_views_correspond_cell_by_cell(shape: tuple[int, ...], metric:
     view = made_view(random_affines(np.random.default_rng(seed)), shape)
     cells = tuple(size // 2 for size in shape)
     identity = torch.eye(math.prod(cells), dtype=torch.bool).expand(2, -1, -1)
-    assert torch.equal(correspondences(view, view, cells, threshold=1e-6, metric=metric), identity)
+    assert torch.equal(
+        correspondences(cells_of(view, cells), cells_of(view, cells), threshold=1e-6, metric=metric), identity
+    )
 
 
 @pytest.mark.parametrize("metric", ["mm", "cell"])
@@ -193,7 +195,10 @@ def test_a_flipped_twin_corresponds_in_mirrored_cells(axis: int, metric: Any, se
     mirror = torch.eye(4, dtype=torch.float64)
     mirror[axis, axis], mirror[axis, 3] = -1, shape[axis] - 1
     positive = correspondences(
-        made_view(affine, shape), made_view(compose(affine, mirror), shape), cells, threshold=1e-6, metric=metric
+        cells_of(made_view(affine, shape), cells),
+        cells_of(made_view(compose(affine, mirror), shape), cells),
+        threshold=1e-6,
+        metric=metric,
     )
     expected = torch.eye(math.prod(cells), dtype=torch.bool).reshape(*cells, *cells).flip(3 + axis)
     assert torch.equal(positive, expected.reshape(1, math.prod(cells), -1).expand(2, -1, -1))
@@ -212,16 +217,18 @@ def test_moving_the_world_changes_no_correspondence(metric: Any, seed: int, scal
     world = affine_about(
         torch.from_numpy(rotation(rng)) * scale, torch.zeros(3), torch.from_numpy(rng.uniform(-9, 9, 3))
     )
-    here = cell_distances(made_view(a, shape), made_view(b, shape), cells, metric)
-    there = cell_distances(made_view(compose(world, a), shape), made_view(compose(world, b), shape), cells, metric)
+    here = cell_distances(cells_of(made_view(a, shape), cells), cells_of(made_view(b, shape), cells), metric)
+    moved = [cells_of(made_view(compose(world, affine), shape), cells) for affine in (a, b)]
+    there = cell_distances(*moved, metric)
     torch.testing.assert_close(here, there, rtol=1e-9, atol=1e-9)
 
 
 def test_a_volume_one_voxel_deep_is_a_slice() -> None:
     affine = torch.from_numpy(np.stack([np.diag([1.5, 0.8, 0.0, 1.0]), np.diag([1.5, 0.8, 0.0, 1.0])]))
     moved = compose(affine, affine_about(torch.eye(3), torch.zeros(3), torch.tensor([1.3, -0.6, 0.0])))
-    flat = correspondences(made_view(affine, (8, 12)), made_view(moved, (8, 12)), (4, 6), threshold=0.7)
-    deep = correspondences(made_view(affine, (8, 12, 1)), made_view(moved, (8, 12, 1)), (4, 6, 1), threshold=0.7)
+    flat = [cells_of(made_view(each, (8, 12)), (4, 6)) for each in (affine, moved)]
+    deep = [cells_of(made_view(each, (8, 12, 1)), (4, 6, 1)) for each in (affine, moved)]
+    flat, deep = (correspondences(*cells, threshold=0.7) for cells in (flat, deep))
     assert torch.equal(flat, deep)
     assert flat.any()
 

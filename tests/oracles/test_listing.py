@@ -18,7 +18,8 @@ DUE = {
     "multi_similarity noncontrastive_baselines contrastive_search metrics_geometry metrics_rank metrics_lidar metrics_knn "
     "metrics_linear_probe tiled_infonce",
     "volumetric": "nt_xent supcon global_gd_minus global_gd global_gd_released_layout "
-    "local_lr_2d local_lr_3d local_ld_2d local_ld_3d dice",
+    "local_lr_2d local_lr_3d local_ld_2d local_ld_3d dice "
+    "pixcontrast_2d pixpro_2d pix3d",
     "multimodal": "mm_clip mm_pairwise_clip_m3 mm_velvet_ntxent",
 }
 

@@ -8,21 +8,17 @@ import pytest
 import torch
 
 from medcl.config.views import PartitionCentre, SpatialConfig, ViewsConfig
+from medcl.objectives.cells import cell_distances, correspondences, overlap_fraction
 from medcl.views.geometry import (
     affine_about,
     cell_centres,
-    cell_distances,
     compose,
-    correspondences,
-    nearest_regions,
-    overlap_fraction,
-    region_centres,
     shared_fraction,
     view_centres,
-    world_of,
 )
 from medcl.views.sampler import ViewSampler
 from medcl.views.view import View
+from tests.cells import cells_of
 
 
 def view_of(affine: torch.Tensor, shape: tuple[int, ...]) -> View:
@@ -40,9 +36,11 @@ def test_cells_distances_and_positives_are_those_of_the_reference(shared: Path) 
     a, b = view_of(reference["affine1"], shape), view_of(reference["affine2"], shape)
     torch.testing.assert_close(cell_centres(a.affine, cells, strides), reference["world1"])
     torch.testing.assert_close(view_centres(b, cells), reference["world2"])
-    torch.testing.assert_close(cell_distances(a, b, cells), reference["distance"])
+    torch.testing.assert_close(cell_distances(cells_of(a, cells), cells_of(b, cells)), reference["distance"])
     threshold = row["hyperparameters"]["threshold"]
-    assert torch.equal(correspondences(a, b, cells, threshold=threshold), reference["positive_mask"])
+    assert torch.equal(
+        correspondences(cells_of(a, cells), cells_of(b, cells), threshold=threshold), reference["positive_mask"]
+    )
 
 
 def test_thick_slices_correspond_by_cells_not_by_millimetres() -> None:
@@ -51,8 +49,8 @@ def test_thick_slices_correspond_by_cells_not_by_millimetres() -> None:
     a, b = view_of(affine, (8, 8, 4)), view_of(beside, (8, 8, 4))
     # Three voxels sideways is less than half a thick cell's diagonal, and yet three cells away.
     cells = (8, 8, 4)
-    assert cell_distances(a, b, cells, "mm")[0, 0, 0] == pytest.approx(3 / 66**0.5)
-    assert cell_distances(a, b, cells, "cell")[0, 0, 0] == pytest.approx(3 / 3**0.5)
+    assert cell_distances(cells_of(a, cells), cells_of(b, cells), "mm")[0, 0, 0] == pytest.approx(3 / 66**0.5)
+    assert cell_distances(cells_of(a, cells), cells_of(b, cells), "cell")[0, 0, 0] == pytest.approx(3 / 3**0.5)
 
 
 def test_displaced_views_still_correspond_to_their_plain_twin(made_store) -> None:  # type: ignore[no-untyped-def]
@@ -67,7 +65,7 @@ def test_displaced_views_still_correspond_to_their_plain_twin(made_store) -> Non
     block = displaced.coords[:, :, 4:8, 8:12, 0:4].flatten(2).mean(-1).double()
     found = view_centres(displaced, cells).reshape(4, *cells, 3)[:, 1, 2, 0]
     torch.testing.assert_close(found, block, atol=1e-4, rtol=0)
-    positive = correspondences(plain, displaced, cells)
+    positive = correspondences(cells_of(plain, cells), cells_of(displaced, cells))
     assert positive.any(-1).double().mean() > 0.5
     distance = torch.cdist(view_centres(plain, cells), view_centres(displaced, cells))
     limit = 0.57 * max(float(torch.linalg.vector_norm(torch.tensor([4.0, 6.0, 8.0]))), 0)
@@ -88,23 +86,3 @@ def test_overlap_fractions_are_the_shares_of_tiles() -> None:
     crop = torch.tensor([[[1.0, 2, 0], [5, 6, 4]], [[0, 0, 0], [4, 4, 4]]])
     expected = torch.tensor([[6, 6, 2, 2], [16, 0, 0, 0]]) / 16
     torch.testing.assert_close(overlap_fraction(crop, tiles), expected)
-
-
-def test_regions_are_centred_on_their_cells_and_meet_in_a_flipped_twin() -> None:
-    affine = torch.diag(torch.tensor([2.0, 1.0, 3.0, 1.0], dtype=torch.float64))[None]
-    shape, strides = (12, 12, 12), (2, 2, 2)
-    corners = torch.cartesian_prod(*[torch.tensor([0, 3])] * 3)
-    centres = region_centres(affine, corners, 3, strides)
-    cells = cell_centres(affine, (6, 6, 6), strides).reshape(1, 6, 6, 6, 3)
-    torch.testing.assert_close(centres[0, 1], cells[0, 0:3, 0:3, 3:6].flatten(0, 2).mean(0))
-    mirror = torch.eye(4, dtype=torch.float64)
-    mirror[0, 0], mirror[0, 3] = -1, shape[0] - 1
-    index, distance = nearest_regions(centres, region_centres(compose(affine, mirror), corners, 3, strides))
-    assert index.tolist() == [[4, 5, 6, 7, 0, 1, 2, 3]]
-    assert distance.max() < 1e-9
-
-
-def test_regions_of_slices_have_two_corners() -> None:
-    affine = torch.eye(4, dtype=torch.float64)[None]
-    centres = region_centres(affine, torch.tensor([[0, 0], [2, 1]]), 2, (4, 4))
-    torch.testing.assert_close(centres, world_of(affine, torch.tensor([[[3.5, 3.5, 0], [11.5, 7.5, 0]]])))

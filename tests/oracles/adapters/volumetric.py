@@ -10,11 +10,15 @@ from torch import Tensor
 
 from medcl.evaluation.metrics import dice as hard_dice
 from medcl.evaluation.segmentation import score_case
+from medcl.objectives.cells import Cells, cell_distances, correspondences
+from medcl.objectives.codes import Codes, Setting
 from medcl.objectives.dense import local_ld, local_lr, region_codes
 from medcl.objectives.instance import nt_xent as nt_xent_loss
 from medcl.objectives.partition import Strategy, partition_contrastive
+from medcl.objectives.pixels import PixPro, pix_contrast, pix_pro, propagate
 from medcl.objectives.segmentation import soft_dice
 from medcl.objectives.supervised import supcon as supcon_loss
+from medcl.views.geometry import cell_centres
 from tests.oracles.rows import Adapter, Adapters, Computed, Given, gradients
 
 
@@ -143,7 +147,92 @@ def dice(given: Given) -> Computed:
     }
 
 
+def _boxes(given: Given, name: str, shape: tuple[int, ...]) -> Cells:
+    """The cells of maps of ``shape`` of crops at the corners ``x0 y0 x1 y1``, the unit being the image."""
+    x0, y0, x1, y1 = given[name].double().T
+    width, height = (x1 - x0) / shape[1], (y1 - y0) / shape[0]
+    row, column = torch.cartesian_prod(*[torch.arange(size) + 0.5 for size in shape]).double().T
+    nothing = torch.zeros_like(width)
+    place = [y0[:, None] + row * height[:, None], x0[:, None] + column * width[:, None]]
+    edges = [torch.stack([height, nothing, nothing], -1), torch.stack([nothing, width, nothing], -1)]
+    return Cells(torch.stack([*place, torch.zeros_like(place[0])], -1), torch.stack(edges, 1))
+
+
+def _both(first: Cells, second: Cells) -> Cells:
+    return Cells(torch.stack([first.centres, second.centres]), torch.stack([first.edges, second.edges]))
+
+
+def _volumes(given: Given, name: str, shape: tuple[int, ...]) -> Cells:
+    """The cells of maps of ``shape`` of views with the affines ``name``."""
+    affine, strides = given[name].double(), given.hyper["feature_stride"]
+    return Cells(cell_centres(affine, shape, strides), affine[:, :3, :3].mT * torch.tensor(strides)[:, None])
+
+
+def pixcontrast_2d(given: Given) -> Computed:
+    f1, f2 = given.leaf("f1"), given.leaf("f2")
+    cells = [_boxes(given, name, f1.shape[2:]) for name in ("coord1", "coord2")]
+    threshold = given.hyper["threshold"]
+    found = pix_contrast(
+        torch.stack([f1, f2]), _both(*cells), threshold=threshold, temperature=given.hyper["temperature"]
+    )
+    return {
+        "distance": cell_distances(*cells),
+        "positive_mask": correspondences(*cells, threshold=threshold),
+        "loss": found.loss,
+        "loss_per_image_direction": found.per_anchor.T,
+        **gradients(found.loss, grad_f1=f1, grad_f2=f2),
+    }
+
+
+def pixpro_2d(given: Given) -> Computed:
+    x1, x2 = given.leaf("x1"), given.leaf("x2")
+    cells = [_boxes(given, name, x1.shape[2:]) for name in ("coord1", "coord2")]
+    threshold = given.hyper["threshold"]
+    entry = PixPro(threshold=threshold, sharpness=given.hyper["sharpness"], transform=given.hyper["transform_layers"])
+    module = entry.build(Setting(channels=x1.shape[1], spatial_dims=2)).to(x1.dtype)
+    with torch.no_grad():
+        module.transform[0].weight.copy_(given["value_weight"][..., 0, 0])
+        module.transform[0].bias.copy_(given["value_bias"])
+    maps, teacher = torch.stack([x1, x2]), torch.stack([given["k1"], given["k2"]])
+    found = module(Codes(z=maps, teacher=teacher, cells=_both(*cells)))
+    values = module.transform(maps.movedim(2, -1)).movedim(-1, 2)
+    y1, y2 = propagate(maps, values, sharpness=given.hyper["sharpness"], clamp=given.hyper["clamp"])
+    return {
+        "y1": y1,
+        "y2": y2,
+        "positive_mask": correspondences(*cells, threshold=threshold),
+        "loss": found.loss,
+        **gradients(found.loss, grad_x1=x1, grad_x2=x2),
+    }
+
+
+def pix3d(given: Given) -> Computed:
+    f1, f2, x1 = given.leaf("f1"), given.leaf("f2"), given.leaf("x1")
+    first, second = (_volumes(given, name, f1.shape[2:]) for name in ("affine1", "affine2"))
+    threshold = given.hyper["threshold"]
+    cells = _both(first, second)
+    contrast = pix_contrast(torch.stack([f1, f2]), cells, threshold=threshold, temperature=given.hyper["temperature"])
+    maps = torch.stack([x1, x1])
+    y1, _ = propagate(maps, maps, sharpness=given.hyper["sharpness"], clamp=given.hyper["clamp"])
+    targets = torch.stack([given["k2"], given["k2"]])
+    one_way = pix_pro(torch.stack([y1, y1]), targets, cells, threshold=threshold).per_anchor[0].mean()
+    return {
+        "world1": first.centres,
+        "world2": second.centres,
+        "distance": cell_distances(first, second),
+        "positive_mask": correspondences(first, second, threshold=threshold),
+        "pixcontrast_loss": contrast.loss,
+        "ppm_y1": y1,
+        "pixpro_one_way_loss": one_way,
+        **gradients(contrast.loss, grad_f1=f1, grad_f2=f2),
+        **gradients(one_way, grad_x1=x1),
+    }
+
+
 ADAPTERS: Adapters = {
+    ("volumetric", "pixcontrast_2d"): pixcontrast_2d,
+    ("volumetric", "pixpro_2d"): pixpro_2d,
+    ("volumetric", "pix3d"): pix3d,
     ("volumetric", "nt_xent"): nt_xent,
     ("volumetric", "supcon"): supcon,
     ("volumetric", "global_gd_minus"): _global("gd_minus"),

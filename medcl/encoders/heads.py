@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 from medcl.config.pretrain import DenseHeadConfig, HeadConfig, NoHeadConfig, ProjectionHeadConfig
+from medcl.errors import ConfigError
 
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 _NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
@@ -52,6 +55,27 @@ class DenseHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         codes: Tensor = self.layers(x)
         return codes
+
+
+class Reweight(nn.Module):
+    """``x_i kappa^-i`` for features ``(B, D)``: a projection without parameters that favours the first of them (volumetric.md section 8).
+
+    ``kappa`` 1 is the identity; the sum of squared weights is ``(1 - kappa^-2D) / (1 - kappa^-2)``. Weights below 1e-30 stay at 1e-30.
+    Source: Xue et al. 2024.
+    """
+
+    weight: Tensor
+
+    def __init__(self, channels: int, kappa: float) -> None:
+        super().__init__()
+        if not kappa >= 1:
+            raise ConfigError(f"head.kappa is {kappa}; it must be 1 or more")
+        power = -torch.arange(channels, dtype=torch.float64) * math.log(kappa)
+        self.register_buffer("weight", power.exp().clamp_min(1e-30))
+        self.out_channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.flatten(2).mean(2) if x.ndim > 2 else x) * self.weight.to(x.dtype)
 
 
 class NoHead(nn.Module):

@@ -19,7 +19,8 @@ DUE = {
     "metrics_linear_probe tiled_infonce",
     "volumetric": "nt_xent supcon global_gd_minus global_gd global_gd_released_layout "
     "local_lr_2d local_lr_3d local_ld_2d local_ld_3d dice "
-    "pixcontrast_2d pixpro_2d pix3d",
+    "pixcontrast_2d pixpro_2d pix3d swav voco core_tuning bpkd_2d bpkd_3d supremix sepclr genview_quality pcl_sr "
+    "projection_reweight pseudo_label_local",
     "multimodal": "mm_clip mm_pairwise_clip_m3 mm_velvet_ntxent",
 }
 

@@ -7,17 +7,29 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from medcl.encoders.heads import Reweight
 from medcl.evaluation.metrics import dice as hard_dice
 from medcl.evaluation.segmentation import score_case
 from medcl.objectives.cells import Cells, cell_distances, correspondences
+from medcl.objectives.class_means import at_voxels, class_mean_contrast, class_means
 from medcl.objectives.codes import Codes, Setting
+from medcl.objectives.core_tuning import focal_supcon, hardest, mixed_cross_entropy, mixtures
 from medcl.objectives.dense import local_ld, local_lr, region_codes
+from medcl.objectives.distillation import body_distillation, class_edges, edge_distillation, edge_shares
 from medcl.objectives.instance import nt_xent as nt_xent_loss
+from medcl.objectives.kernel import unit
+from medcl.objectives.overlap import base_spread, overlap_logits, voco
 from medcl.objectives.partition import Strategy, partition_contrastive
 from medcl.objectives.pixels import PixPro, pix_contrast, pix_pro, propagate
+from medcl.objectives.quality import agreement, foreground_masks, pair_quality
+from medcl.objectives.regression import mixing_pairs, supremix
 from medcl.objectives.segmentation import soft_dice
+from medcl.objectives.separation import sepclr
+from medcl.objectives.super_resolution import feature_info_nce
 from medcl.objectives.supervised import supcon as supcon_loss
+from medcl.objectives.swav import swav, swav_codes
 from medcl.views.geometry import cell_centres
 from tests.oracles.rows import Adapter, Adapters, Computed, Given, gradients
 
@@ -229,7 +241,187 @@ def pix3d(given: Given) -> Computed:
     }
 
 
+def swav_row(given: Given) -> Computed:
+    z, prototypes, queue = given.leaf("z"), given.leaf("prototypes"), given["queue"]
+    hyper = given.hyper
+    balance: Any = {"epsilon": hyper["epsilon"], "iterations": hyper["sinkhorn_iterations"]}
+    settings: Any = {**balance, "assign": len(hyper["crops_for_assign"]), "temperature": hyper["temperature"]}
+    found = swav(z, prototypes, **settings)
+    rows = unit(z[: settings["assign"]])
+    return {
+        "assignments": swav_codes(rows, prototypes, **balance),
+        "loss": found.loss,
+        **gradients(found.loss, grad_z=z, grad_prototypes=prototypes),
+        "assignments_with_queue": swav_codes(rows, prototypes, queue=queue, **balance),
+        "loss_with_queue": swav(z, prototypes, queue=queue, **settings).loss,
+    }
+
+
+def voco_row(given: Given) -> Computed:
+    crops, bases = given.leaf("crop_embed"), given.leaf("base_embed")
+    logits = overlap_logits(crops, bases)
+    found = voco(logits, given["overlap_label"], epsilon=given.hyper["eps"])
+    spread = base_spread(bases)
+    return {
+        "logits": logits,
+        "position_loss": found.parts["position"],
+        "negative_loss": found.parts["negative"],
+        "base_reg": spread.view(1),
+        **gradients(found.loss + spread, grad_crop=crops, grad_base=bases),
+    }
+
+
+def core_tuning(given: Given) -> Computed:
+    features, labels = given["features"], given["labels"]
+    classes = given["mixed_targets_released"].shape[1]
+    positive, negative = hardest(features, labels)
+    mixed = mixtures(
+        features,
+        functional.one_hot(labels, classes),
+        positive=positive,
+        negative=negative,
+        partner=given["shuffle_order"],
+        positive_share=given["lam_positive"],
+        negative_share=given["lam_negative"],
+        floor=given.hyper["neg_lambda_floor"],
+    )
+    # The released code mines through a mask of zeros and ones, and finds other positives; the rest agrees.
+    items = len(features)
+    released = {name: given[name].clone() for name in ("mixed_features_released", "mixed_targets_released")}
+    released["mixed_features_released"][: 2 * items] = mixed.features[: 2 * items]
+    released["mixed_targets_released"][: 2 * items] = mixed.targets[: 2 * items]
+    raw, logits = given.leaf("contrast_raw"), given.leaf("logits")
+    temperature = given.hyper["temperature"]
+    paper = focal_supcon(raw, labels, temperature=temperature)
+    terms = focal_supcon(raw, labels, temperature=temperature, reduction="none").loss
+    positives = (labels[:, None] == labels).sum(1) - 1
+    summed = (terms * positives).sum() / items / (positives > 0).sum()
+    entropy = mixed_cross_entropy(logits, given["mixed_targets_released"])
+    return {
+        "mined_hard_negative": negative,
+        "mined_hard_positive": positive,
+        **released,
+        "focal_supcon_released": summed,
+        "focal_supcon_mean_over_positives": paper.loss,
+        **gradients(summed, grad_contrast_raw=raw),
+        "mixed_ce": entropy,
+        **gradients(entropy, grad_logits=logits),
+    }
+
+
+def bpkd(given: Given) -> Computed:
+    student, teacher = given.leaf("student"), given.leaf("teacher")
+    edges = class_edges(given["target"], student.shape[1], given.hyper["radius"]).to(student.dtype)
+    shares = edge_shares(edges, student.shape[2:])
+    edge = edge_distillation(student, teacher, shares, temperature=given.hyper["temperature"]).loss
+    body = body_distillation(student, teacher, shares, temperature=given.hyper["temperature"]).loss
+    computed: Computed = {
+        "edge_full": edges,
+        "edge_mask": shares,
+        "edge_loss": edge,
+        "body_loss": body,
+        **gradients(edge, grad_student_edge=student),
+        **gradients(body, grad_student_body=student),
+    }
+    assert teacher.grad is None
+    return computed
+
+
+def supremix_row(given: Given) -> Computed:
+    raw, targets = given.leaf("z_raw"), given["labels"]
+    window, tau = given.hyper["window"], given.hyper["temperature"]
+    settings: Any = {"temperature": tau, "window": window, "most": len(raw) ** 2}
+    found = supremix(raw, targets, negative_share=given["lam_negative"], **settings)
+    again = supremix(raw, targets, negative_share=given["lam_negative"], renormalise=True, **settings)
+    return {
+        "n_mixpos": mixing_pairs(targets, window, len(raw) ** 2)[1].sum(1),
+        "loss": found.loss,
+        "loss_renormalised_mixtures": again.loss,
+        "loss_no_mixtures": supremix(raw, targets, window=None, temperature=tau).loss,
+        **gradients(found.loss, grad_z_raw=raw),
+    }
+
+
+def sepclr_row(given: Given) -> Computed:
+    leaves = {name: given.leaf(name) for name in ("common1", "common2", "salient1", "salient2")}
+    common, salient = (torch.stack([leaves[f"{kind}1"], leaves[f"{kind}2"]]) for kind in ("common", "salient"))
+    hyper = given.hyper
+    found = sepclr(
+        common,
+        salient,
+        given["label"] == 1,
+        tau=hyper["tau"],
+        uniform=hyper["uniform_weight"],
+        salient_weight=hyper["salient_weight"],
+        silent_weight=hyper["info_less_weight"],
+        joint_weight=hyper["jem_weight"],
+    )
+    parts = dict(found.parts)
+    return {
+        **{
+            name: parts[name]
+            for name in ("common_align", "common_uniform", "salient_align", "salient_uniform", "k_jem")
+        },
+        "info_less": parts["silence"],
+        "total": found.loss,
+        **gradients(found.loss, **{f"grad_{name}": leaf for name, leaf in leaves.items()}),
+    }
+
+
+def genview_quality(given: Given) -> Computed:
+    first, second, direction = given["tokens1"], given["tokens2"], given["pca_vector"]
+    masks = [foreground_masks(tokens, direction) for tokens in (first, second)]
+    foreground = agreement(first, second, (masks[0][0], masks[1][0]))
+    background = agreement(first, second, (masks[0][1], masks[1][1]))
+    shape = given["fg_mask1"].shape
+    return {
+        "fg_mask1": masks[0][0].view(shape),
+        "bg_mask1": masks[0][1].view(shape),
+        "sim_foreground": foreground,
+        "sim_background": background,
+        "weight": pair_quality(foreground, background, gamma=given.hyper["gamma"]),
+    }
+
+
+def pcl_sr(given: Given) -> Computed:
+    restored = given.leaf("sr_feat")
+    found = feature_info_nce(restored, given["hr_feats"], given["lr_feats"], temperature=given.hyper["temperature"])
+    return {"loss": found.loss, **gradients(found.loss, grad_sr_feat=restored)}
+
+
+def projection_reweight(given: Given) -> Computed:
+    return {"y": Reweight(given["x"].shape[1], given.hyper["kappa"])(given["x"])}
+
+
+def pseudo_label_local(given: Given) -> Computed:
+    maps, masks = [given.leaf("f1"), given.leaf("f2")], [given["mask1"], given["mask2"]]
+    classes, width = given.hyper["n_classes"], maps[0].shape[-1]
+    found = [class_means(values, mask, classes) for values, mask in zip(maps, masks, strict=True)]
+    index = given["pixels"][..., 0] * width + given["pixels"][..., 1]
+    codes = [at_voxels(values, where) for values, where in zip(maps, index, strict=True)]
+    everywhere = torch.ones(index.shape[1:], dtype=torch.bool)
+    loss = class_mean_contrast(
+        *codes,
+        anchors=(everywhere, everywhere),
+        means=(found[0][0], found[1][0]),
+        present=(found[0][1], found[1][1]),
+        temperature=given.hyper["temperature"],
+    ).loss
+    return {"loss": loss, **gradients(loss, grad_f1=maps[0], grad_f2=maps[1])}
+
+
 ADAPTERS: Adapters = {
+    ("volumetric", "swav"): swav_row,
+    ("volumetric", "voco"): voco_row,
+    ("volumetric", "core_tuning"): core_tuning,
+    ("volumetric", "bpkd_2d"): bpkd,
+    ("volumetric", "bpkd_3d"): bpkd,
+    ("volumetric", "supremix"): supremix_row,
+    ("volumetric", "sepclr"): sepclr_row,
+    ("volumetric", "genview_quality"): genview_quality,
+    ("volumetric", "pcl_sr"): pcl_sr,
+    ("volumetric", "projection_reweight"): projection_reweight,
+    ("volumetric", "pseudo_label_local"): pseudo_label_local,
     ("volumetric", "pixcontrast_2d"): pixcontrast_2d,
     ("volumetric", "pixpro_2d"): pixpro_2d,
     ("volumetric", "pix3d"): pix3d,

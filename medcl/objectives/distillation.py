@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from medcl.objectives.kernel import reduce, wide
 from medcl.objectives.output import LossOutput, Reduction
 
 _POOL = {2: functional.max_pool2d, 3: functional.max_pool3d}
-_SHRINK = {2: functional.adaptive_avg_pool2d, 3: functional.adaptive_avg_pool3d}
+_SHRINK: dict[int, Callable[..., Tensor]] = {2: functional.adaptive_avg_pool2d, 3: functional.adaptive_avg_pool3d}
 
 
 def class_edges(labels: Tensor, classes: int, radius: int | Sequence[int] = 1, *, ignore: int | None = None) -> Tensor:
@@ -35,8 +35,7 @@ def class_edges(labels: Tensor, classes: int, radius: int | Sequence[int] = 1, *
 
 def edge_shares(edges: Tensor, shape: Sequence[int]) -> Tensor:
     """M: ``edges`` (B, K, *S) averaged to a map of ``shape``."""
-    found: Tensor = _SHRINK[edges.ndim - 2](edges, tuple(shape))
-    return found
+    return _SHRINK[edges.ndim - 2](edges, tuple(shape))
 
 
 def edge_distillation(

@@ -51,10 +51,9 @@ def voco(
 def base_spread(bases: Tensor) -> Tensor:
     """Mean of ``relu(cos)^2`` over the pairs of base crops (..., K, D): different places should have different codes.
 
-    The second factor of each product is a constant, as in the released code of Wu et al. 2024.
+    The later base of each pair is a constant, as in the released code of Wu et al. 2024.
     """
     with torch.autocast(bases.device.type, enabled=False):
         cosine = overlap_logits(bases, bases.detach())
-        count = cosine.shape[-1]
-        apart = ~torch.eye(count, dtype=torch.bool, device=bases.device)
-        return cosine.square()[..., apart].mean()
+        later = torch.ones_like(cosine[..., :, :], dtype=torch.bool).triu(1)
+        return cosine.square()[later].mean()

@@ -17,7 +17,7 @@ def foreground_direction(tokens: Tensor, *, share: float = 0.4) -> Tensor:
     Source: Li et al. 2024, section 3.3.
     """
     rows = wide(tokens)
-    direction = torch.linalg.svd(rows - rows.mean(0), full_matrices=False).Vh[0]
+    direction: Tensor = torch.linalg.svd(rows - rows.mean(0), full_matrices=False).Vh[0]
     above = ((rows @ direction) > 0).double().mean()
     return direction if abs(above - share) <= abs((1 - above) - share) else -direction
 

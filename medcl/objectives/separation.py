@@ -53,8 +53,7 @@ def sepclr(
         alone = torch.where(patient[:, None], own, 0.0)
         uniforms, joints = [], []
         for view in range(2):
-            (all_shared, offset), (all_own, _) = gather.rows(shared[view]), gather.rows(alone[view])
-            kernels = [-_squared(rows) / (2 * tau) for rows in (all_shared, all_own)]
+            kernels = [-_squared(gather.rows(rows[view])[0]) / (2 * tau) for rows in (shared, alone)]
             uniforms.append([_uniformity(kernel) for kernel in kernels])
             joint = (kernels[0] + kernels[1]).logsumexp(1) - math.log(len(kernels[0]))
             joints.append(joint.mean())

@@ -26,11 +26,10 @@ def feature_info_nce(
     Source: Wu et al. 2023, equation 8. Choose it beside L1, whose optimum is blurred.
     """
     with torch.autocast(restored.device.type, enabled=False):
-        inner = (..., *[slice(interior, size - interior) for size in restored.shape[2:]])
-        mine = wide(restored)[inner]
+        mine = _inner(wide(restored), interior)
 
         def likeness(maps: Tensor) -> Tensor:
-            cosine = torch.cosine_similarity(mine[None], wide(maps.detach())[inner], dim=2, eps=1e-12)
+            cosine = torch.cosine_similarity(mine[None], _inner(wide(maps.detach()), interior, 3), dim=2, eps=1e-12)
             return cosine.flatten(2).mean(2)
 
         tau = as_temperature(temperature, mine)
@@ -48,3 +47,10 @@ def feature_info_nce(
         },
         all_equal=torch.log1p(per_anchor.new_full((), len(blurred))),
     )
+
+
+def _inner(maps: Tensor, border: int, first: int = 2) -> Tensor:
+    """``maps`` without ``border`` cells at either end of the axes from ``first`` on."""
+    for axis in range(first, maps.ndim):
+        maps = maps.narrow(axis, border, maps.shape[axis] - 2 * border)
+    return maps

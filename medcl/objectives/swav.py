@@ -85,8 +85,9 @@ def swav(
     with torch.autocast(views.device.type, enabled=False):
         rows = unit(wide(views))
         prototypes = prototypes.to(rows.dtype)
-        settings = {"epsilon": epsilon, "iterations": iterations, "queue": queue, "gather": gather}
-        codes = swav_codes(rows[:assign], prototypes, **settings)
+        codes = swav_codes(
+            rows[:assign], prototypes, epsilon=epsilon, iterations=iterations, queue=queue, gather=gather
+        )
         tau = as_temperature(temperature, rows)
         guess = (rows @ prototypes.T / tau).log_softmax(-1)
         terms = -torch.einsum("ibk,vbk->ivb", codes, guess)

@@ -273,34 +273,34 @@ def voco_row(given: Given) -> Computed:
 
 def core_tuning(given: Given) -> Computed:
     features, labels = given["features"], given["labels"]
-    classes = given["mixed_targets_released"].shape[1]
+    raw, logits = given.leaf("contrast_raw"), given.leaf("logits")
+    temperature, items = given.hyper["temperature"], len(features)
     positive, negative = hardest(features, labels)
+    # The released code mines among similarities times a mask of zeros and ones, where a masked zero may win, and takes
+    # item 0 for "none found".
+    cosine = unit(features) @ unit(features).T
+    same = (labels[:, None] == labels[None]) & ~torch.eye(items, dtype=torch.bool)
+    released = (cosine * same).argmin(1)
     mixed = mixtures(
         features,
-        functional.one_hot(labels, classes),
-        positive=positive,
-        negative=negative,
+        functional.one_hot(labels, logits.shape[1]),
+        positive=torch.where(released == 0, torch.arange(items), released),
+        negative=(cosine * (labels[:, None] != labels[None])).argmax(1),
         partner=given["shuffle_order"],
         positive_share=given["lam_positive"],
         negative_share=given["lam_negative"],
         floor=given.hyper["neg_lambda_floor"],
     )
-    # The released code mines through a mask of zeros and ones, and finds other positives; the rest agrees.
-    items = len(features)
-    released = {name: given[name].clone() for name in ("mixed_features_released", "mixed_targets_released")}
-    released["mixed_features_released"][: 2 * items] = mixed.features[: 2 * items]
-    released["mixed_targets_released"][: 2 * items] = mixed.targets[: 2 * items]
-    raw, logits = given.leaf("contrast_raw"), given.leaf("logits")
-    temperature = given.hyper["temperature"]
     paper = focal_supcon(raw, labels, temperature=temperature)
     terms = focal_supcon(raw, labels, temperature=temperature, reduction="none").loss
     positives = (labels[:, None] == labels).sum(1) - 1
     summed = (terms * positives).sum() / items / (positives > 0).sum()
-    entropy = mixed_cross_entropy(logits, given["mixed_targets_released"])
+    entropy = mixed_cross_entropy(logits, mixed.targets)
     return {
         "mined_hard_negative": negative,
         "mined_hard_positive": positive,
-        **released,
+        "mixed_features_released": mixed.features,
+        "mixed_targets_released": mixed.targets,
         "focal_supcon_released": summed,
         "focal_supcon_mean_over_positives": paper.loss,
         **gradients(summed, grad_contrast_raw=raw),
@@ -373,7 +373,8 @@ def genview_quality(given: Given) -> Computed:
     masks = [foreground_masks(tokens, direction) for tokens in (first, second)]
     foreground = agreement(first, second, (masks[0][0], masks[1][0]))
     background = agreement(first, second, (masks[0][1], masks[1][1]))
-    shape = given["fg_mask1"].shape
+    side = round(first.shape[1] ** 0.5)
+    shape = (len(first), 1, side, side)
     return {
         "fg_mask1": masks[0][0].view(shape),
         "bg_mask1": masks[0][1].view(shape),

@@ -11,6 +11,7 @@ from medcl.config.data import DataConfig, RecipeConfig
 from medcl.config.encoder import EncoderConfig, ResidualEncoderConfig
 from medcl.config.strict import Strict
 from medcl.config.training import OptimiserConfig, TrainerConfig
+from medcl.config.unlabelled import UnlabelledConfig
 from medcl.config.views import ForegroundCentre, SpatialConfig, ViewsConfig
 
 
@@ -46,6 +47,9 @@ class FinetuneConfig(Strict):
     steps: PositiveInt = 1000
     batch: PositiveInt = 8
     loss: SegmentationLossConfig = SegmentationLossConfig()
+    unlabelled: UnlabelledConfig | None = Field(
+        None, description="learn from the pool's other records as well: mean_teacher, cross_pseudo or self_training"
+    )
     mixup: PositiveFloat | None = Field(None, description="alpha of the Beta distribution; null: no mixup")
     freeze: tuple[Literal["encoder", "decoder"], ...] = ()
     encoder_lr: PositiveFloat = Field(1.0, description="learning rate of pretrained parts, relative to the optimiser's")

@@ -20,6 +20,7 @@ def soft_dice(
     *,
     background: bool = True,
     absent: Absent = "skip",
+    valid: Tensor | None = None,
     epsilon: float = 1e-10,
     reduction: Reduction = "mean",
 ) -> LossOutput:
@@ -29,11 +30,14 @@ def soft_dice(
     ``background``: class 0 counts.   ``per_anchor`` (B,): one term a view.
     ``absent``: a class without a voxel in the view's target is left out of its mean ("skip"), or scores what the
     formula gives, near 0 however right the prediction is ("zero", as in the code of Chaitanya et al. 2020).
+    ``valid`` (B, *S): voxels that count; None: all.
     A perfect prediction gives 0. Choose it for small structures, which cross-entropy hardly sees.
     """
     with torch.autocast(logits.device.type, enabled=False):
         share = wide(logits).softmax(1).flatten(2)
         truth = _as_shares(logits, target).to(share.dtype).flatten(2)
+        if valid is not None:
+            share, truth = share * valid.flatten(1)[:, None], truth * valid.flatten(1)[:, None]
         first = 0 if background else 1
         overlap = 2 * (share * truth).sum(2)[:, first:]
         size = truth.sum(2)[:, first:]
@@ -59,6 +63,7 @@ def segmentation_loss(
     cross_entropy: float = 1.0,
     background: bool = True,
     absent: Absent = "skip",
+    valid: Tensor | None = None,
     reduction: Reduction = "mean",
 ) -> LossOutput:
     """``dice * soft_dice + cross_entropy * mean over voxels of -sum over k of g_k log p_k``; arguments of :func:`soft_dice`.
@@ -68,9 +73,14 @@ def segmentation_loss(
     """
     with torch.autocast(logits.device.type, enabled=False):
         logits = wide(logits)
-        overlap = soft_dice(logits, target, background=background, absent=absent, reduction=reduction)
+        overlap = soft_dice(logits, target, background=background, absent=absent, valid=valid, reduction=reduction)
         goal = target if target.ndim == logits.ndim - 1 else target.to(logits.dtype)
-        entropy = functional.cross_entropy(logits, goal, reduction="none").flatten(1).mean(1)
+        entropy = functional.cross_entropy(logits, goal, reduction="none").flatten(1)
+        if valid is None:
+            entropy = entropy.mean(1)
+        else:
+            counted = valid.flatten(1)
+            entropy = torch.where(counted, entropy, 0.0).sum(1) / counted.sum(1).clamp_min(1)
         weight = torch.ones_like(entropy)
         return LossOutput(
             loss=dice * overlap.loss + cross_entropy * reduce(entropy, weight, weight, reduction),

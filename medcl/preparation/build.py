@@ -179,8 +179,7 @@ def _write_into(part: Path, prepared: Prepared, seed: int) -> None:
     if prepared.label is not None:
         arrays[LABEL] = prepared.label
         classes = tuple(int(value) for value in np.unique(prepared.label))
-        sample = _foreground(prepared.label, classes, np.random.default_rng(seed))
-        np.savez(part / FOREGROUND, **{str(value): places for value, places in sample.items()})
+        write_foreground(part, prepared.label, seed=seed)
     for name, array in arrays.items():
         np.save(part / name, array)
     files = {}
@@ -198,16 +197,18 @@ def _write_into(part: Path, prepared: Prepared, seed: int) -> None:
     write_json(part / ENTRY, entry)
 
 
-def _foreground(label: Array, classes: tuple[int, ...], random: np.random.Generator) -> dict[int, Array]:
+def write_foreground(folder: Path, label: Array, *, seed: int = 0) -> None:
+    """Write where the classes of ``label (X, Y, Z)`` lie, a random sample of each, into ``folder``."""
+    random = np.random.default_rng(seed)
     sample = {}
-    for value in classes:
+    for value in np.unique(label):
         if value == 0:
             continue
         places = np.flatnonzero(label == value)
         if len(places) > FOREGROUND_SAMPLE:
             places = np.sort(random.choice(places, FOREGROUND_SAMPLE, replace=False))
-        sample[value] = np.stack(np.unravel_index(places, label.shape), axis=1).astype(np.int32)
-    return sample
+        sample[str(int(value))] = np.stack(np.unravel_index(places, label.shape), axis=1).astype(np.int32)
+    np.savez(folder / FOREGROUND, **sample)
 
 
 @contextlib.contextmanager

@@ -9,29 +9,37 @@ from torch.utils.data import DataLoader, Dataset
 from medcl.views.sampler import ViewPlan, ViewSampler
 
 
-class _Plans(Dataset[ViewPlan]):
-    def __init__(self, sampler: ViewSampler, rank: int, ranks: int) -> None:
-        self.sampler = sampler
+class _Plans(Dataset[tuple[ViewPlan, ...]]):
+    def __init__(self, samplers: tuple[ViewSampler, ...], rank: int, ranks: int) -> None:
+        self.samplers = samplers
         self.rank = rank
         self.ranks = ranks
 
-    def __getitem__(self, number: int) -> ViewPlan:
-        return self.sampler.plan(number * self.ranks + self.rank, self.ranks)
+    def __getitem__(self, number: int) -> tuple[ViewPlan, ...]:
+        return tuple(sampler.plan(number * self.ranks + self.rank, self.ranks) for sampler in self.samplers)
 
 
 class PlanLoader:
-    """Plans number ``first`` to ``batches - 1`` of this rank, cut ahead by ``workers`` processes.
+    """Plans of every sampler, number ``first`` to ``batches - 1`` of this rank, cut ahead by ``workers`` processes.
 
     ``len()`` counts the whole stream, as Lightning's progress does, also when it starts in the middle.
     """
 
     def __init__(
-        self, sampler: ViewSampler, batches: int, *, first: int = 0, rank: int = 0, ranks: int = 1, workers: int = 0
+        self,
+        samplers: tuple[ViewSampler, ...],
+        batches: int,
+        *,
+        first: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+        workers: int = 0,
     ) -> None:
         self.batches = batches
-        self._loader: DataLoader[ViewPlan] = DataLoader(
-            _Plans(sampler, rank, ranks),
+        self._loader: DataLoader[tuple[ViewPlan, ...]] = DataLoader(
+            _Plans(samplers, rank, ranks),
             batch_size=None,
+            collate_fn=_as_it_is,
             sampler=range(first, batches),
             num_workers=workers,
             multiprocessing_context="spawn" if workers else None,
@@ -41,5 +49,9 @@ class PlanLoader:
     def __len__(self) -> int:
         return self.batches
 
-    def __iter__(self) -> Iterator[ViewPlan]:
+    def __iter__(self) -> Iterator[tuple[ViewPlan, ...]]:
         return iter(self._loader)
+
+
+def _as_it_is(plans: tuple[ViewPlan, ...]) -> tuple[ViewPlan, ...]:
+    return plans

@@ -14,7 +14,6 @@ from medcl.seeds import derive_seed
 from medcl.tasks.optimisation import build_optimiser
 from medcl.tasks.plans import PlanLoader
 from medcl.views.sampler import ViewPlan, ViewSampler
-from medcl.views.view import View
 
 
 class RenderedTask(lightning.LightningModule):
@@ -25,6 +24,7 @@ class RenderedTask(lightning.LightningModule):
 
     Args:
         sampler: makes the views.
+        pool: makes further views, handed on beside the first ones as a pair.
         optimiser: and its schedule over ``steps`` optimiser steps.
         accumulate: batches of an optimiser step.
         workers: processes that cut views ahead.
@@ -40,9 +40,11 @@ class RenderedTask(lightning.LightningModule):
         accumulate: int = 1,
         workers: int = 0,
         seed: int = 0,
+        pool: ViewSampler | None = None,
     ) -> None:
         super().__init__()
         self.sampler = sampler
+        self.samplers = (sampler,) if pool is None else (sampler, pool)
         self.optimiser = optimiser
         self.steps = steps
         self.accumulate = accumulate
@@ -50,9 +52,9 @@ class RenderedTask(lightning.LightningModule):
         self.seed = seed
         self.batches_done = 0
 
-    def train_dataloader(self) -> Iterable[ViewPlan]:
+    def train_dataloader(self) -> Iterable[tuple[ViewPlan, ...]]:
         return PlanLoader(
-            self.sampler,
+            self.samplers,
             self.steps * self.accumulate,
             first=self.batches_done,
             rank=self.global_rank,
@@ -61,14 +63,17 @@ class RenderedTask(lightning.LightningModule):
         )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        if isinstance(batch, ViewPlan):
-            return batch.to(device)
+        if _is_planned(batch):
+            return tuple(plan.to(device) for plan in batch)
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        return self.sampler.render(batch, self.device) if isinstance(batch, ViewPlan) else batch
+        if not _is_planned(batch):
+            return batch
+        rendered = [sampler.render(plan, self.device) for sampler, plan in zip(self.samplers, batch, strict=True)]
+        return rendered[0] if len(rendered) == 1 else tuple(rendered)
 
-    def on_train_batch_start(self, batch: tuple[View, ...], batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: tuple[Any, ...], batch_idx: int) -> None:
         torch.manual_seed(derive_seed(self.seed, "batch", batch_idx, self.global_rank))
         self.batches_done = batch_idx + 1  # a checkpoint is only written once this batch has ended
 
@@ -88,3 +93,8 @@ class RenderedTask(lightning.LightningModule):
     def figures(self) -> dict[str, float | Tensor]:
         """What the last batch showed, for the log: called every few steps only."""
         return {}
+
+
+def _is_planned(batch: Any) -> bool:
+    """Whether these are plans of views; validation batches are not."""
+    return isinstance(batch, tuple) and isinstance(batch[0], ViewPlan)

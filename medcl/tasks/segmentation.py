@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from medcl.encoders.segmenter import Segmenter
 from medcl.objectives.segmentation import segmentation_loss
 from medcl.preparation.store import Store
 from medcl.seeds import derive_seed
+from medcl.tasks.pool import build_learner
 from medcl.tasks.rendered import RenderedTask
 from medcl.views.sampler import ViewSampler
 from medcl.views.view import View
@@ -26,6 +28,8 @@ class SegmentationTask(RenderedTask):
     Args:
         segmenter: the network, with pretrained parts already loaded.
         config: loss, mixup, what is frozen, optimiser.
+        pool: makes the unlabelled views of ``learner``, or None.
+        learner: what is learnt from them, or None.
         validation: store and ids of the validation records, or None.
         pretrained: whether the encoder's weights were loaded, so that ``encoder_lr`` applies to it.
     """
@@ -39,6 +43,8 @@ class SegmentationTask(RenderedTask):
         patch: tuple[int, ...],
         validation: tuple[Store, tuple[str, ...]] | None = None,
         pretrained: bool = False,
+        pool: ViewSampler | None = None,
+        partner: Segmenter | None = None,
     ) -> None:
         super().__init__(
             sampler,
@@ -47,8 +53,10 @@ class SegmentationTask(RenderedTask):
             accumulate=config.trainer.accumulate,
             workers=config.trainer.workers,
             seed=derive_seed(config.seed, "finetune"),
+            pool=pool,
         )
         self.segmenter = segmenter
+        self.objective = partial(segmentation_loss, **config.loss.model_dump())
         self.config = config
         self.patch = patch
         self.validation = validation
@@ -57,12 +65,40 @@ class SegmentationTask(RenderedTask):
         self.validation_counts: list[Tensor] = []
         for part in config.freeze:
             getattr(segmenter.encoder, part).requires_grad_(False)
+        self.learner = (
+            build_learner(config.unlabelled, self.objective, segmenter, partner)
+            if config.unlabelled is not None and pool is not None
+            else None
+        )
+
+    @property
+    def kept(self) -> Segmenter:
+        """The network to validate and to save."""
+        return self.segmenter if self.learner is None else self.learner.kept(self.segmenter)
 
     def forward(self, data: Tensor) -> Tensor:
         """Logits ``(B, K, *S)`` of ``data (B, C, *S)``."""
         return self.segmenter(data)
 
-    def training_step(self, batch: tuple[View, ...], batch_idx: int) -> Tensor:
+    def training_step(self, batch: tuple[Any, ...], batch_idx: int) -> Tensor:
+        labelled, unlabelled = batch if self.learner is not None else (batch, None)
+        loss = self._labelled_loss(labelled, batch_idx)
+        self.latest["loss"] = loss.detach()
+        if self.learner is not None:
+            weight = self.learner.weight(self.global_step, self.steps)
+            found = self.learner.loss(self.segmenter, unlabelled)
+            self.latest.update(pool_loss=found.detach(), pool_weight=torch.tensor(weight))
+            loss = loss + weight * found
+        return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """A teacher follows once for every step of the optimiser."""
+        step = self.global_step
+        super().optimizer_step(*args, **kwargs)
+        if self.learner is not None:
+            self.learner.after_step(self.segmenter, step)
+
+    def _labelled_loss(self, batch: tuple[View, ...], batch_idx: int) -> Tensor:
         data = torch.cat([view.data for view in batch])
         label = torch.cat([view.label for view in batch if view.label is not None])
         target = (
@@ -70,17 +106,10 @@ class SegmentationTask(RenderedTask):
         )
         if self.config.mixup is not None:
             data, target = self._mix(data, target.to(data.dtype), batch_idx)
-        loss = self.config.loss
-        found = segmentation_loss(
-            self(data),
-            target,
-            dice=loss.dice,
-            cross_entropy=loss.cross_entropy,
-            background=loss.background,
-            absent=loss.absent,
-        )
-        self.latest = {"loss": found.loss.detach(), **found.parts}
-        return found.loss
+        found = self.objective(self(data), target)
+        self.latest = dict(found.parts)
+        also = None if self.learner is None else self.learner.labelled_loss(data, target)
+        return found.loss if also is None else found.loss + also
 
     def _mix(self, data: Tensor, target: Tensor, batch_idx: int) -> tuple[Tensor, Tensor]:
         """Convex combinations of pairs of views and of their one-hot labels (mixup; volumetric.md 3.4)."""
@@ -111,7 +140,7 @@ class SegmentationTask(RenderedTask):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         data, label = batch
-        scores = sliding_window_inference(data[None], self.patch, 4, self.segmenter, overlap=0.5, mode="gaussian")
+        scores = sliding_window_inference(data[None], self.patch, 4, self.kept, overlap=0.5, mode="gaussian")
         predicted = scores.argmax(1)[0]
         classes = range(1, self.segmenter.classes)
         both = torch.stack([((predicted == c) & (label == c)).sum() for c in classes])

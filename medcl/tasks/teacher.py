@@ -22,16 +22,21 @@ class Teacher(nn.Module):
         self.heads = nn.ModuleList(copy.deepcopy(head) for head in heads)
         self.requires_grad_(False)
 
-    @torch.no_grad()
     def follow(self, encoder: Encoder, heads: Sequence[nn.Module], momentum: float) -> None:
         """``teacher = momentum teacher + (1 - momentum) student`` for parameters; buffers are taken over."""
         for mine, theirs in zip((self.encoder, *self.heads), (encoder, *heads), strict=True):
-            for own, other in zip(mine.parameters(), theirs.parameters(), strict=True):
-                own.lerp_(other, 1 - momentum)
-            for own, other in zip(mine.buffers(), theirs.buffers(), strict=True):
-                own.copy_(other)
+            follow(mine, theirs, momentum)
 
     @torch.no_grad()
     def forward(self, data: Tensor) -> list[Tensor]:
         """What the heads give for ``data (N, C, *S)``."""
         return outputs_at(self.encoder, self.places, list(self.heads), data)
+
+
+@torch.no_grad()
+def follow(copy: nn.Module, original: nn.Module, momentum: float) -> None:
+    """``copy = momentum copy + (1 - momentum) original`` for parameters; buffers are taken over."""
+    for own, other in zip(copy.parameters(), original.parameters(), strict=True):
+        own.lerp_(other, 1 - momentum)
+    for own, other in zip(copy.buffers(), original.buffers(), strict=True):
+        own.copy_(other)

@@ -25,14 +25,12 @@ class KeepBest(Callback):
             logger.log_metrics({"validation_dice": score}, trainer.global_step)
         if score > self.score:
             self.score, self.step = score, trainer.global_step
-            self.weights = {
-                name: value.detach().cpu().clone() for name, value in pl_module.segmenter.state_dict().items()
-            }
+            self.weights = {name: value.detach().cpu().clone() for name, value in pl_module.kept.state_dict().items()}
 
     def restore(self, task: SegmentationTask) -> None:
         """Put the best weights into ``task``; without any validation the last ones stay."""
         if self.weights:
-            task.segmenter.load_state_dict(self.weights)
+            task.kept.load_state_dict(self.weights)
 
     def state_dict(self) -> dict[str, Any]:
         return {"score": self.score, "step": self.step, "weights": self.weights}

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import torch
 
 import medcl.objectives  # noqa: F401  (announces the objectives)
 from medcl.config.finetune import FinetuneConfig
+from medcl.config.unlabelled import CrossPseudoConfig, SelfTrainingConfig
+from medcl.config.views import ViewsConfig
 from medcl.encoders.build import build_encoder
 from medcl.encoders.segmenter import Segmenter
 from medcl.errors import ConfigError, DataError
+from medcl.preparation.recipe import Recipe
+from medcl.preparation.relabelled import RelabelledStore
+from medcl.preparation.store import Store
 from medcl.reporting.run_page import write_page
 from medcl.runs import RunFolder, is_first_process
 from medcl.seeds import derive_seed
@@ -19,9 +25,10 @@ from medcl.training.fit import fit
 from medcl.views.sampler import ViewSampler
 from medcl.weights.card import WeightsCard
 from medcl.weights.load import load_into
-from medcl.weights.read import find_weights
+from medcl.weights.read import WeightsFile, find_weights
 from medcl.weights.save import save_weights
-from medcl.workflow.scans import labelled_ids, open_scans
+from medcl.workflow.pseudo_labels import label_pool
+from medcl.workflow.scans import Scans, labelled_ids, open_scans
 
 log = logging.getLogger(__name__)
 
@@ -44,44 +51,31 @@ def finetune(config: FinetuneConfig, *, resume: bool = False, progress: bool = T
             raise DataError(
                 f"{config.data.path}: no label names are known; give labels, or a dataset.json that names them"
             )
-        torch.manual_seed(derive_seed(config.seed, "network"))
-        encoder = build_encoder(weights.card.encoder if weights else config.encoder, len(recipe.channels), recipe.patch)
-        segmenter = Segmenter(encoder, max(labels) + 1)
-        if weights is not None:
-            report = load_into(encoder, weights.state)
-            log.info("%s", report)
-            run.record(load_report=report.as_dict())
-        patch = (config.views.patch or recipe.patch)[: encoder.spatial_dims]
-        sampler = ViewSampler(
-            scans.store,
-            ids,
-            config.views,
-            patch=patch,
-            batch=config.batch,
-            seed=derive_seed(config.seed, "finetune"),
-            spatial_dims=encoder.spatial_dims,
-        )
         run.record(labelled=list(ids), validation=list(scans.split.validation), test=list(scans.split.test))
-        task = SegmentationTask(
-            segmenter,
-            config,
-            sampler,
-            patch=patch,
-            validation=(scans.store, scans.split.validation) if scans.split.validation else None,
-            pretrained=weights is not None,
-        )
-        done = fit(
-            task,
-            config.trainer,
-            run,
-            stage="finetune",
-            resume=resume,
-            progress=progress,
-            validate_every=min(config.validate_every, config.steps),
-            keep_best=config.select == "best",
-        )
-        if not done:
-            raise SystemExit(0)
+        rounds = config.unlabelled.rounds if isinstance(config.unlabelled, SelfTrainingConfig) else 0
+        segmenter = None
+        for number in range(rounds + 1):
+            following = _labels_folder(run, number + 1)
+            if resume and number < rounds and following.is_dir():
+                continue  # this round ended with the labels for the next
+            segmenter = _build(config, weights, recipe, max(labels) + 1, run)
+            task = _task(segmenter, config, weights, scans, ids, _labels_folder(run, number) if number else None, run)
+            done = fit(
+                task,
+                config.trainer,
+                run,
+                stage=f"round{number}" if number else "finetune",
+                resume=resume,
+                progress=progress,
+                validate_every=min(config.validate_every, config.steps),
+                keep_best=config.select == "best",
+            )
+            if not done:
+                raise SystemExit(0)
+            segmenter = task.kept
+            if number < rounds and is_first_process():
+                label_pool(segmenter, config, scans.store, _others(scans, ids), task.patch, following)
+        assert segmenter is not None
         card = WeightsCard(
             encoder=weights.card.encoder if weights else config.encoder,
             in_channels=len(recipe.channels),
@@ -96,3 +90,84 @@ def finetune(config: FinetuneConfig, *, resume: bool = False, progress: bool = T
     if is_first_process():
         write_page(run)
     return run
+
+
+def _labels_folder(run: RunFolder, number: int) -> Path:
+    """Where the labels lie that round ``number`` of a self-training learns from."""
+    return run.path / "pseudo" / str(number)
+
+
+def _others(scans: Scans, ids: tuple[str, ...]) -> tuple[str, ...]:
+    """The records of the pool that are not labelled."""
+    return tuple(record_id for record_id in scans.pool if record_id not in set(ids))
+
+
+def _build(
+    config: FinetuneConfig,
+    weights: WeightsFile | None,
+    recipe: Recipe,
+    classes: int,
+    run: RunFolder,
+    part: str = "network",
+) -> Segmenter:
+    """The segmentation network, random but for what the weights bring; ``part`` tells networks of one run apart."""
+    torch.manual_seed(derive_seed(config.seed, part))
+    encoder = build_encoder(weights.card.encoder if weights else config.encoder, len(recipe.channels), recipe.patch)
+    segmenter = Segmenter(encoder, classes)
+    if weights is not None:
+        report = load_into(encoder, weights.state)
+        log.info("%s", report)
+        run.record(load_report=report.as_dict())
+    return segmenter
+
+
+def _task(
+    segmenter: Segmenter,
+    config: FinetuneConfig,
+    weights: WeightsFile | None,
+    scans: Scans,
+    ids: tuple[str, ...],
+    pseudo: Path | None,
+    run: RunFolder,
+) -> SegmentationTask:
+    """The training of a round. ``pseudo``: labels of the pool that it learns from."""
+    encoder, recipe = segmenter.encoder, scans.store.recipe
+    patch = (config.views.patch or recipe.patch)[: encoder.spatial_dims]
+
+    def sampler(
+        store: Store, ids: tuple[str, ...], views: ViewsConfig, batch: int, name: str, *, labels: bool
+    ) -> ViewSampler:
+        return ViewSampler(
+            store,
+            ids,
+            views,
+            patch=patch,
+            batch=batch,
+            seed=derive_seed(config.seed, name),
+            spatial_dims=encoder.spatial_dims,
+            labels=labels,
+        )
+
+    pool, extra = None, config.unlabelled
+    if isinstance(extra, SelfTrainingConfig):
+        if pseudo is not None:
+            relabelled = RelabelledStore(scans.store, pseudo)
+            pool = sampler(relabelled, relabelled.ids, extra.views, extra.batch, "pool", labels=True)
+    elif extra is not None:
+        others = _others(scans, ids)
+        if not others:
+            raise ConfigError("unlabelled: every record of the pool is labelled; set unlabelled=null")
+        pool = sampler(scans.store, others, extra.views, extra.batch, "pool", labels=False)
+    partner = None
+    if isinstance(extra, CrossPseudoConfig):
+        partner = _build(config, weights, recipe, segmenter.classes, run, "partner")
+    return SegmentationTask(
+        segmenter,
+        config,
+        sampler(scans.store, ids, config.views, config.batch, "finetune", labels=True),
+        patch=patch,
+        validation=(scans.store, scans.split.validation) if scans.split.validation else None,
+        pretrained=weights is not None,
+        pool=pool,
+        partner=partner,
+    )

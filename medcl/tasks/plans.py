@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
@@ -22,6 +24,7 @@ class _Plans(Dataset[tuple[ViewPlan, ...]]):
 class PlanLoader:
     """Plans of every sampler, number ``first`` to ``batches - 1`` of this rank, cut ahead by ``workers`` processes.
 
+    With ``render`` a thread makes the next batch of them while the network is at work, and what it returns is handed out instead.
     ``len()`` counts the whole stream, as Lightning's progress does, also when it starts in the middle.
     """
 
@@ -34,8 +37,10 @@ class PlanLoader:
         rank: int = 0,
         ranks: int = 1,
         workers: int = 0,
+        render: Callable[[tuple[ViewPlan, ...]], Any] | None = None,
     ) -> None:
         self.batches = batches
+        self._render = render
         self._loader: DataLoader[tuple[ViewPlan, ...]] = DataLoader(
             _Plans(samplers, rank, ranks),
             batch_size=None,
@@ -49,8 +54,22 @@ class PlanLoader:
     def __len__(self) -> int:
         return self.batches
 
-    def __iter__(self) -> Iterator[tuple[ViewPlan, ...]]:
-        return iter(self._loader)
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._loader) if self._render is None else self._ahead(self._render)
+
+    def _ahead(self, render: Callable[[tuple[ViewPlan, ...]], Any]) -> Iterator[Any]:
+        plans = iter(self._loader)
+
+        def make() -> Any:
+            found = next(plans, None)
+            return None if found is None else render(found)
+
+        with ThreadPoolExecutor(1, thread_name_prefix="views") as thread:
+            made = thread.submit(make).result()
+            while made is not None:
+                following = thread.submit(make)
+                yield made
+                made = following.result()
 
 
 def _as_it_is(plans: tuple[ViewPlan, ...]) -> tuple[ViewPlan, ...]:

@@ -1,4 +1,4 @@
-"""What every task on views shares: its stream of batches, and rendering a batch on the device."""
+"""What every task on views shares: its stream of batches, rendered on the device."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from medcl.seeds import derive_seed
 from medcl.tasks.optimisation import build_optimiser
 from medcl.tasks.plans import PlanLoader
 from medcl.views.sampler import ViewPlan, ViewSampler
+from medcl.views.view import View
 
 
 class RenderedTask(lightning.LightningModule):
-    """A task whose batches are plans of views, rendered on the device.
+    """A task whose batches are plans of views, rendered on the device: by a CPU ahead of the network, by an accelerator when they are due.
 
     Batches and the random state of a step are functions of (seed, batch number, rank) alone, so that a resumed run
     draws what an uninterrupted one would have drawn.
@@ -60,17 +61,20 @@ class RenderedTask(lightning.LightningModule):
             rank=self.global_rank,
             ranks=self.trainer.world_size,
             workers=self.workers,
+            render=self._render if self.device.type == "cpu" else None,
         )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        if _is_planned(batch):
+        if _holds(batch, ViewPlan):
             return tuple(plan.to(device) for plan in batch)
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return batch if _holds(batch, View) else super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        if not _is_planned(batch):
-            return batch
-        rendered = [sampler.render(plan, self.device) for sampler, plan in zip(self.samplers, batch, strict=True)]
+        return self._render(batch) if _holds(batch, ViewPlan) else batch
+
+    def _render(self, plans: tuple[ViewPlan, ...]) -> tuple[Any, ...]:
+        """The views of every sampler; of a single one, as they are."""
+        rendered = [sampler.render(plan, self.device) for sampler, plan in zip(self.samplers, plans, strict=True)]
         return rendered[0] if len(rendered) == 1 else tuple(rendered)
 
     def on_train_batch_start(self, batch: tuple[Any, ...], batch_idx: int) -> None:
@@ -95,6 +99,6 @@ class RenderedTask(lightning.LightningModule):
         return {}
 
 
-def _is_planned(batch: Any) -> bool:
-    """Whether these are plans of views; validation batches are not."""
-    return isinstance(batch, tuple) and isinstance(batch[0], ViewPlan)
+def _holds(batch: Any, kind: type) -> bool:
+    """Whether a batch is made of these, or of tuples of them; validation batches are of neither plans nor views."""
+    return isinstance(batch, tuple) and (isinstance(batch[0], kind) or _holds(batch[0], kind))

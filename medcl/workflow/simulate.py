@@ -8,7 +8,7 @@ patients, and whatever is made from it is named as simulated.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -46,8 +46,7 @@ def simulate_cohort(
     Returns ``folder``. A cohort that is already complete there is left as it is.
     Raises MedclError where the ``demo`` extra, which carries the template, is not installed.
     """
-    index = folder / "dataset.json"
-    if index.is_file() and json.loads(index.read_text()).get("numTraining") == volumes:
+    if is_complete(folder, volumes):
         return folder
     template, tissues, affine = _anatomy()
     names = []
@@ -60,19 +59,36 @@ def simulate_cohort(
         names.append(name)
         if progress:
             progress(number + 1, volumes)
-    description = {
-        "name": "Simulated brains",
-        "description": "SIMULATED from the MNI152 template: random deformation, contrast, bias field and noise",
+    write_index(
+        folder,
+        names,
+        LABELS,
+        name="Simulated brains",
+        description="SIMULATED from the MNI152 template: random deformation, contrast, bias field and noise",
+    )
+    return folder
+
+
+def is_complete(folder: Path, volumes: int) -> bool:
+    """Whether ``folder`` holds a simulated cohort of so many volumes."""
+    index = folder / "dataset.json"
+    return index.is_file() and bool(json.loads(index.read_text()).get("numTraining") == volumes)
+
+
+def write_index(folder: Path, names: Sequence[str], labels: Mapping[int, str], *, name: str, description: str) -> None:
+    """Write the ``dataset.json`` of a cohort whose images and labels are there; it says that it is complete."""
+    content = {
+        "name": name,
+        "description": description,
         "tensorImageSize": "3D",
         "modality": {"0": "MRI"},
-        "labels": {str(value): name for value, name in LABELS.items()},
-        "numTraining": volumes,
+        "labels": {str(value): text for value, text in labels.items()},
+        "numTraining": len(names),
         "numTest": 0,
         "training": [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in names],
         "test": [],
     }
-    write_text(index, json.dumps(description, indent=1))
-    return folder
+    write_text(folder / "dataset.json", json.dumps(content, indent=1))
 
 
 def _anatomy() -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64]]:
@@ -111,7 +127,7 @@ def _subject(
     source = (
         middle
         + (grid - middle) * scale
-        + _smooth_field(draw, shape, spacing, _DEFORMATION_MM, _DEFORMATION_SPACING_MM) / voxel
+        + smooth_field(draw, shape, spacing, _DEFORMATION_MM, _DEFORMATION_SPACING_MM) / voxel
     )
 
     def sampled(data: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -127,7 +143,7 @@ def _subject(
     means = np.array([grey, grey + draw.uniform(0.12, 0.35), draw.uniform(0.15, 0.3)])  # T1 order, own contrast
     outside = anatomy * (1 - np.clip(shares.sum(0), 0, 1)) * draw.uniform(0.4, 0.9)
     image = np.tensordot(means, shares, 1) + 0.25 * (anatomy - anatomy[inside].mean()) * inside + outside
-    bias = np.exp(_smooth_field(draw, shape, spacing, 0.15, _BIAS_SPACING_MM)[0])
+    bias = np.exp(smooth_field(draw, shape, spacing, 0.15, _BIAS_SPACING_MM)[0])
     image = ndimage.gaussian_filter(image * bias, draw.uniform(0.0, 0.5))
     image = image + draw.normal(0, draw.uniform(0.02, 0.06), shape)
     world = np.diag([spacing, spacing, spacing, 1.0])
@@ -135,7 +151,7 @@ def _subject(
     return (1000 * draw.uniform(0.3, 3.0) * np.clip(image, 0, None)).astype(np.float32), label, world
 
 
-def _smooth_field(
+def smooth_field(
     draw: np.random.Generator, shape: tuple[int, ...], spacing: float, deviation: float, distance: float
 ) -> NDArray[np.float64]:
     """A random field ``(3, *shape)``: independent control values of ``deviation``, ``distance`` mm apart, splined."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from medcl.config.strict import Strict
+
+
+# On a command line 32 is a number.
+Precision = Annotated[Literal["32", "bf16"], BeforeValidator(lambda value: "32" if value == 32 else value)]
 
 
 class OptimiserConfig(Strict):
@@ -26,7 +30,7 @@ class TrainerConfig(Strict):
     device: Literal["auto", "cpu", "gpu"] = "auto"
     devices: PositiveInt = Field(1, description="processes on this machine; more than one trains with DDP")
     nodes: PositiveInt = Field(1, description="machines")
-    precision: Literal["32", "bf16"] = "32"
+    precision: Precision = "32"
     accumulate: PositiveInt = Field(
         1, description="micro-batches per optimiser step (does not enlarge the set of negatives)"
     )

@@ -49,6 +49,13 @@ def test_file_and_overrides(tmp_path: Path) -> None:
     assert config.recipe.spacing == (1, 1, 2)
 
 
+def test_a_precision_may_be_given_as_a_number(tmp_path: Path) -> None:
+    config = load_config(PretrainConfig, _written(tmp_path, MINIMAL), ["trainer.precision=32"])
+    assert config.trainer.precision == "32"
+    with pytest.raises(ConfigError, match=r"trainer\.precision"):
+        load_config(PretrainConfig, _written(tmp_path, MINIMAL), ["trainer.precision=16"])
+
+
 def test_only_true_and_false_are_booleans(tmp_path: Path) -> None:
     text = MINIMAL.replace("path: scans", "path: on")
     assert load_config(PretrainConfig, _written(tmp_path, text)).data.path == Path("on")

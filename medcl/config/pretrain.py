@@ -33,13 +33,22 @@ class DenseHeadConfig(Strict):
     layers: Annotated[int, Field(ge=1, le=4)] = 2
 
 
+class ReweightHeadConfig(Strict):
+    """Global average pooling, then fixed weights ``kappa^-i``: a projection without parameters."""
+
+    name: Literal["reweight"] = "reweight"
+    kappa: Annotated[float, Field(ge=1)] = Field(1.05, description="1.05 up to 512 channels, 1.01 at 2048; 1: none")
+
+
 class NoHeadConfig(Strict):
     """The objective reads the features themselves."""
 
     name: Literal["none"] = "none"
 
 
-HeadConfig = Annotated[ProjectionHeadConfig | DenseHeadConfig | NoHeadConfig, Field(discriminator="name")]
+HeadConfig = Annotated[
+    ProjectionHeadConfig | ReweightHeadConfig | DenseHeadConfig | NoHeadConfig, Field(discriminator="name")
+]
 
 
 class TermConfig(Strict):

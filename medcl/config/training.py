@@ -8,7 +8,6 @@ from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, P
 
 from medcl.config.strict import Strict
 
-
 # On a command line 32 is a number.
 Precision = Annotated[Literal["32", "bf16"], BeforeValidator(lambda value: "32" if value == 32 else value)]
 

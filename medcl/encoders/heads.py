@@ -8,7 +8,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from medcl.config.pretrain import DenseHeadConfig, HeadConfig, NoHeadConfig, ProjectionHeadConfig
+from medcl.config.pretrain import (
+    DenseHeadConfig,
+    HeadConfig,
+    NoHeadConfig,
+    ProjectionHeadConfig,
+    ReweightHeadConfig,
+)
 from medcl.errors import ConfigError
 
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -89,11 +95,13 @@ class NoHead(nn.Module):
         return x
 
 
-def build_head(config: HeadConfig, channels: int, spatial_dims: int) -> ProjectionHead | DenseHead | NoHead:
+def build_head(config: HeadConfig, channels: int, spatial_dims: int) -> ProjectionHead | Reweight | DenseHead | NoHead:
     """The head that ``config`` names, for features of ``channels``; its ``out_channels`` says what it gives."""
     match config:
         case ProjectionHeadConfig():
             return ProjectionHead(channels, config.hidden, config.out, config.layers)
+        case ReweightHeadConfig():
+            return Reweight(channels, config.kappa)
         case DenseHeadConfig():
             return DenseHead(channels, config.hidden or channels, config.out or channels, config.layers, spatial_dims)
         case NoHeadConfig():

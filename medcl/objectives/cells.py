@@ -80,6 +80,24 @@ def correspondences(
     return cell_distances(first, second, metric, rows=rows) < limit
 
 
+def nearest_cells(points: Tensor, cells: Cells, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The cell of a map of ``shape`` nearest to each of ``points (..., n, 3)``: flat index ``(..., n)``, distance in mm.
+
+    The map's affine part leads there, and what a displacement field adds is followed in a few steps; no array of all pairs is made.
+    """
+    onto = torch.linalg.pinv(cells.edges)  # (..., 3, nd): from millimetres to cells
+    size = torch.tensor(shape, device=points.device)
+    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    place = (points - cells.centres[..., :1, :]) @ onto
+    for _ in range(3):
+        place = place.round().clamp_min(0).minimum(size - 1.0)
+        index = (place * place.new_tensor(strides)).sum(-1).long()
+        found = cells.centres.gather(-2, index[..., None].expand(*index.shape, 3))
+        left = points - found
+        place = place + left @ onto
+    return index, torch.linalg.vector_norm(left, dim=-1)
+
+
 def overlap_fraction(boxes: Tensor, others: Tensor) -> Tensor:
     """Share ``(..., n, m)`` of each box of ``boxes (..., n, 2, 3)`` that each of ``others (..., m, 2, 3)`` covers.
 

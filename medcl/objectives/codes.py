@@ -45,13 +45,14 @@ class Codes:
     ``record``, ``subject`` (B,): integers, equal where items come from one record or one patient.
     ``partition`` (V, B): partition of the body that the view's centre lies in, -1 for none; ``parts``: how many along each axis.
     ``position`` (V, B, 3): centre in the body box, in [0, 1].   ``affine`` (V, B, 4, 4): view voxel to world millimetres.
+    ``box`` (B, 2, 3): world millimetres of the lower and upper corner of the item's body box.
     ``labels`` (B,): integer class of the item.   ``cluster`` (B,): integer cluster, from earlier stages.
     ``image`` (V, B, C, *S): the clean image of the view.   ``hidden`` (V, B, *S): True where it was hidden from the encoder.
     ``body`` (V, B, *S): True inside the body, at the image's resolution.
     ``cells``: where the cells of the maps ``z`` lie, leading axes (V, B).   ``step``: training step, None outside training.
     """
 
-    PER_ITEM: ClassVar[frozenset[str]] = frozenset({"record", "subject", "labels", "cluster"})
+    PER_ITEM: ClassVar[frozenset[str]] = frozenset({"record", "subject", "box", "labels", "cluster"})
 
     z: Tensor
     teacher: Tensor | None = None
@@ -61,6 +62,7 @@ class Codes:
     parts: tuple[int, ...] | None = None
     position: Tensor | None = None
     affine: Tensor | None = None
+    box: Tensor | None = None
     labels: Tensor | None = None
     cluster: Tensor | None = None
     image: Tensor | None = None

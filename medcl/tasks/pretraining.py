@@ -225,6 +225,7 @@ class PretrainTask(RenderedTask):
             parts=self.sampler.parts,
             position=torch.stack([view.position for view in batch]),
             affine=torch.stack([view.affine for view in batch]),
+            box=first.box,
             labels=None if self.classes is None else self.classes[first.record],
             cluster=None if self.clusters is None else self.clusters[first.record],
             image=torch.stack([view.data for view in batch]),

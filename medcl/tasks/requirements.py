@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from medcl.config.objective import ObjectiveConfig
-from medcl.config.pretrain import DenseHeadConfig, PretrainConfig, ProjectionHeadConfig, StageConfig
+from medcl.config.pretrain import DenseHeadConfig, PretrainConfig, ProjectionHeadConfig, ReweightHeadConfig, StageConfig
 from medcl.errors import ConfigError
 from medcl.objectives.teacher import TaughtObjective
 
@@ -26,7 +26,7 @@ def check_requirements(config: PretrainConfig) -> None:
             problems += [f"{at}: {message}" for message in lacking]
             if objective.reads == "vectors" and isinstance(term.head, DenseHeadConfig):
                 problems.append(f"{at}: reads one vector a view; set head.name=projection")
-            if objective.reads == "maps" and isinstance(term.head, ProjectionHeadConfig):
+            if objective.reads == "maps" and isinstance(term.head, ProjectionHeadConfig | ReweightHeadConfig):
                 problems.append(f"{at}: reads maps; set head.name=dense")
             if objective.reads == "vectors" and term.head.name == "none":
                 problems.append(f"{at}: reads one vector a view; set head.name=projection")

@@ -58,6 +58,7 @@ class Case:
             partition=(torch.arange(items) % 2).expand(shape),
             parts=(1, 1, 2),
             position=torch.rand(*shape, 3, generator=draw),
+            box=torch.tensor([[0.0, 0, 0], [9, 9, 9]]).expand(items, 2, 3) + torch.rand(items, 1, 3, generator=draw),
             labels=torch.arange(items) % 3,
             image=normal(*shape, WIDTH, *self.space) if self.space else None,
             hidden=torch.rand(*shape, *self.space, generator=draw) < 0.5 if self.space else None,
@@ -96,7 +97,7 @@ class Case:
         return found
 
 
-PER_ITEM = ("record", "subject", "labels")
+PER_ITEM = ("record", "subject", "box", "labels")
 PER_VIEW = ("z", "teacher", "partition", "position", "image", "hidden", "body", "cells")
 
 

@@ -6,9 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
+from medcl.config.corruption import Corruption, Probability
 from medcl.config.strict import Strict
-
-Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class SpatialConfig(Strict):
@@ -85,23 +84,36 @@ class ForegroundCentre(Strict):
 
 
 class PartitionCentre(Strict):
-    """A batch holds ``volumes`` records, one view centre in every partition of each (volumetric.md 1.2, 1.5)."""
+    """A batch holds ``volumes`` records, one view centre in every partition of each (volumetric.md 1.2, 1.5).
+
+    With ``fixed`` slot 0 shows the middle of its partition and the other slots move from there by ``views.jitter``, also into
+    other partitions (VoCo's base and random crops).
+    """
 
     name: Literal["partition"] = "partition"
     volumes: PositiveInt = Field(2, description="distinct records in a batch")
     parts: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
         (1, 1, 4), description="partitions of the body box along x, y, z"
     )
+    fixed: bool = Field(False, description="slot 0 lies in the middle of its partition, the others about it")
 
 
 Centre = Annotated[RandomCentre | ForegroundCentre | PartitionCentre, Field(discriminator="name")]
 
 
-class MaskingConfig(Strict):
-    """Blocks of the view hidden from the encoder (masked autoencoder)."""
+class LocalConfig(Strict):
+    """Further, smaller views of every place (multi-crop): each inside what all large views show, as far as it fits there.
 
-    ratio: Probability = 0.6
-    block: PositiveInt = Field(8, description="side of a hidden block in voxels")
+    Objectives on vectors get them after the large views; those that read maps get the large views alone.
+    """
+
+    slots: PositiveInt = Field(4, description="small views of every centre")
+    patch: tuple[PositiveInt, PositiveInt, PositiveInt] | None = Field(
+        None, description="voxels x y z; default: half the patch"
+    )
+    scale: tuple[PositiveFloat, PositiveFloat] | None = Field(
+        None, description="range of their zoom; default: that of spatial"
+    )
 
 
 class ViewsConfig(Strict):
@@ -117,4 +129,14 @@ class ViewsConfig(Strict):
     plain_first: bool = Field(False, description="slot 0 is untransformed; with shared_geometry no slot moves")
     spatial: SpatialConfig | None = SpatialConfig()
     intensity: IntensityConfig | None = Field(default_factory=moderate_intensity)
-    masking: MaskingConfig | None = None
+    corruption: Corruption | None = Field(
+        None,
+        description="what is done to the large views before the encoder sees them: blocks, box, swaps, genesis, turns",
+    )
+    local: LocalConfig | None = Field(None, description="further, smaller views (multi-crop)")
+
+    @model_validator(mode="after")
+    def _small_views_zoom(self) -> ViewsConfig:
+        if self.local is not None and self.local.scale is not None and self.spatial is None:
+            raise ValueError("local.scale changes the zoom of spatial, which is null; leave out one of them")
+        return self

@@ -43,11 +43,12 @@ def assemble(rows: Sequence[Row], patch: Sequence[int], *, labels: bool) -> View
         },
         bias=_stack([[view.bias for view in row] for row in appearances]).float(),
         noise_seed=torch.tensor([[view.noise_seed for view in row] for row in appearances]),
-        hidden=None
-        if appearances[0][0].hidden is None
-        else torch.from_numpy(np.array([[view.hidden for view in row] for row in appearances])),
+        corruption={
+            name: torch.from_numpy(np.array([[view.corruption[name] for view in row] for row in appearances]))
+            for name in appearances[0][0].corruption
+        },
         record=torch.tensor([row.record for row in rows]),
-        partition=torch.tensor([row.partition for row in rows]),
+        partition=torch.tensor([row.partitions for row in rows]),
         box=world_of(affines, boxes),
         position=position_in(boxes[:, None], centres),
     )

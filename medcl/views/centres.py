@@ -43,12 +43,16 @@ def choose_place(
     """Draw where the crop of one row of a batch lies.
 
     Crops lie inside the volume wherever it is large enough, and are centred in it otherwise. Only along an axis that
-    is cut into partitions the centre is uniform in its partition, also where the crop then leaves the volume.
+    is cut into partitions the centre is uniform in its partition, or fixed in the middle of it, also where the crop then
+    leaves the volume. What moves from a fixed centre may go anywhere that a crop lies inside the volume.
     """
     size = np.asarray(patch)
     lowest, highest = _inside(entry, size)
     if isinstance(centre, PartitionCentre):
-        lowest, highest = _in_partition(entry, size, centre.parts, partition, lowest, highest)
+        first, last = _in_partition(entry, size, centre.parts, partition, lowest, highest)
+        if centre.fixed:
+            return Place((first + last) // 2, lowest, highest)
+        lowest, highest = first, last
     start = rng.integers(lowest, highest, endpoint=True)
     if isinstance(centre, ForegroundCentre) and rng.random() < centre.share:
         present = [values for values in entry.foreground.values() if len(values)]
@@ -56,6 +60,27 @@ def choose_place(
             voxels = present[rng.integers(len(present))]
             start = np.clip(voxels[rng.integers(len(voxels))] - size // 2, lowest, highest)
     return Place(np.asarray(start, dtype=np.int64), lowest, highest)
+
+
+def choose_within(
+    rng: np.random.Generator, entry: Entry, starts: Sequence[Ints], patch: Sequence[int], small: Sequence[int]
+) -> Ints:
+    """Draw the first voxel of a ``small`` crop that lies in every crop of ``patch`` voxels at ``starts``, and inside the volume.
+
+    Where the crops have less in common than that, it lies about the middle of it; in the volume it lies wherever it fits.
+    """
+    lowest, highest = np.max(starts, 0), np.min(starts, 0) + np.asarray(patch) - np.asarray(small)
+    middle = (lowest + highest) // 2
+    bounds = _inside(entry, np.asarray(small))
+    lowest, highest = (np.clip(np.where(lowest > highest, middle, side), *bounds) for side in (lowest, highest))
+    return np.asarray(rng.integers(lowest, highest, endpoint=True), dtype=np.int64)
+
+
+def partition_at(entry: Entry, parts: Sequence[int], centre: Floats) -> int:
+    """The partition of the body box that the index ``centre (3,)`` lies in, or the nearest."""
+    lower, upper = entry.box
+    cell = np.floor((centre - lower) / (upper - lower) * np.asarray(parts)).astype(np.int64)
+    return int(np.ravel_multi_index(tuple(cell), tuple(parts), mode="clip"))
 
 
 def too_short(entry: Entry, parts: Sequence[int]) -> bool:

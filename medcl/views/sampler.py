@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,11 +15,11 @@ from medcl.config.views import PartitionCentre, ViewsConfig
 from medcl.errors import ConfigError, DataError
 from medcl.views.assembly import assemble
 from medcl.views.centres import too_short
+from medcl.views.corruption import check_corruption, corrupt
 from medcl.views.draws import draw_row
 from medcl.views.geometry import compose, inside_box, spacing_of, world_of
 from medcl.views.intensity import augment
 from medcl.views.lookup import look_up
-from medcl.views.masking import grow
 from medcl.views.order import grouped_records_at, grouped_steps, records_at
 from medcl.views.spatial import displaced_coordinates, upsample_displacement
 from medcl.views.view import View, ViewPlan
@@ -49,7 +50,8 @@ class ViewSampler:
         ids: the records, in the order ``View.record`` counts; without those too short for the partitions.
         batch: rows of a view.
 
-    Raises ConfigError if the patch does not have ``spatial_dims`` axes, DataError if too few records are left.
+    Raises ConfigError if the patch does not have ``spatial_dims`` axes, is smaller than that of small views or does not suit the
+    corruption; DataError if too few records are left.
     """
 
     def __init__(
@@ -73,6 +75,9 @@ class ViewSampler:
         self.store = store
         self.config = config
         self.patch = tuple(patch)
+        self.small = self._small_patch()
+        if config.corruption is not None:
+            check_corruption(config.corruption, self.patch)
         self.seed = seed
         self.spatial_dims = spatial_dims
         self.labels = labels
@@ -115,19 +120,28 @@ class ViewSampler:
         for record, epoch in records:
             entry = self.store.open(self.ids[record])
             rows += [
-                draw_row(entry, record, partition, self.config, self.patch, self.seed, epoch)
+                draw_row(entry, record, partition, self.config, self.patch, self.seed, epoch, self.small)
                 for partition in partitions
             ]
-        return assemble(rows, self.patch, labels=self.labels)
+        plan = assemble(rows, self.patch, labels=self.labels)
+        local = [row.local for row in rows if row.local is not None]
+        return replace(plan, local=assemble(local, self.small, labels=self.labels)) if local else plan
 
     @torch.no_grad()
     def render(self, plan: ViewPlan, device: torch.device | str) -> tuple[View, ...]:
-        """The views of ``plan``, one per slot, made on ``device``."""
+        """The views of ``plan``, one per slot, made on ``device``: first the large ones, then the small ones."""
         plan = plan.to(torch.device(device))
+        views = self._rendered(plan, self.patch)
+        if plan.local is None:
+            return views
+        return *views, *(replace(view, slot=len(views) + view.slot) for view in self._rendered(plan.local, self.small))
+
+    def _rendered(self, plan: ViewPlan, patch: tuple[int, ...]) -> tuple[View, ...]:
+        """The views of ``plan`` itself, of ``patch`` voxels."""
         slots, geometries = plan.views, plan.transform.shape[1]
         affine = compose(plan.source_affine[:, None], plan.transform)
-        coords, shift = self._displaced(plan, affine)
-        data, label = look_up(plan.source, plan.label, plan.transform, self.patch, shift)
+        coords, shift = self._displaced(plan, affine, patch)
+        data, label = look_up(plan.source, plan.label, plan.transform, patch, shift)
         data = data.expand(slots, *data.shape[1:]).contiguous()
         augment(
             data.view(-1, *data.shape[2:]),
@@ -135,40 +149,60 @@ class ViewSampler:
             plan.bias.transpose(0, 1).flatten(0, 1),
             plan.noise_seed.T.flatten(),
         )
-        hidden = None
-        if plan.hidden is not None and self.config.masking is not None:
-            hidden = grow(plan.hidden, self.config.masking.block, self.patch)
+        seen, hidden = self._corrupted(plan, data)
+        turns = plan.corruption.get("turns")
         body = None
         if self.body:
             box = world_of(torch.linalg.inv(plan.source_affine), plan.box)
-            body = inside_box(plan.transform, box[:, None], self.patch)
-        seen = [min(slot, geometries - 1) for slot in range(slots)]
+            body = inside_box(plan.transform, box[:, None], patch)
+        geometry = [min(slot, geometries - 1) for slot in range(slots)]
         return tuple(
             View(
                 data=data[slot],
-                affine=affine[:, seen[slot]],
+                affine=affine[:, geometry[slot]],
                 box=plan.box,
                 record=plan.record,
                 slot=slot,
-                label=None if label is None else label[seen[slot]],
-                partition=plan.partition,
-                position=plan.position[:, seen[slot]],
-                mask=None if hidden is None else hidden[:, slot],
-                body=None if body is None else body[:, seen[slot]],
-                coords=None if coords is None else coords[:, seen[slot]],
+                label=None if label is None else label[geometry[slot]],
+                partition=plan.partition[:, geometry[slot]],
+                position=plan.position[:, geometry[slot]],
+                seen=None if seen is None else seen[slot],
+                mask=None if hidden is None else hidden[slot],
+                turns=None if turns is None else turns[:, slot],
+                body=None if body is None else body[:, geometry[slot]],
+                coords=None if coords is None else coords[:, geometry[slot]],
             )
             for slot in range(slots)
         )
 
-    def _displaced(self, plan: ViewPlan, affine: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def _corrupted(self, plan: ViewPlan, data: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """What the encoder sees of ``data (V, B, C, *S)`` and what is hidden from it ``(V, B, *S)``."""
+        if not plan.corruption or self.config.corruption is None:
+            return None, None
+        drawn = {name: value.transpose(0, 1).flatten(0, 1) for name, value in plan.corruption.items()}
+        seen, hidden = corrupt(self.config.corruption, drawn, data.flatten(0, 1))
+        return seen.view_as(data), None if hidden is None else hidden.view(*data.shape[:2], *hidden.shape[1:])
+
+    def _displaced(self, plan: ViewPlan, affine: Tensor, patch: tuple[int, ...]) -> tuple[Tensor | None, Tensor | None]:
         """World coordinates ``(B, G, 3, *S)`` of displaced voxels and their shift ``(B, G, nd, *S)`` in source voxels."""
         if plan.displacement is None or self.config.spatial is None:
             return None, None
         spacing = spacing_of(plan.source_affine)
-        field = upsample_displacement(plan.displacement, self.patch, spacing, self.config.spatial.displacement_spacing)
+        field = upsample_displacement(plan.displacement, patch, spacing, self.config.spatial.displacement_spacing)
         per_voxel = spacing[:, : self.spatial_dims].float()
         shift = field / per_voxel.reshape(len(field), 1, self.spatial_dims, *[1] * self.spatial_dims)
         return displaced_coordinates(affine, plan.source_affine, field), shift
+
+    def _small_patch(self) -> tuple[int, ...]:
+        """Voxels of a small view; none without them."""
+        local = self.config.local
+        if local is None:
+            return ()
+        small = tuple(max(size // 2, 1) for size in self.patch) if local.patch is None else local.patch
+        small = small[: self.spatial_dims]
+        if any(mine > large for mine, large in zip(small, self.patch, strict=True)):
+            raise ConfigError(f"views.local.patch: {list(small)} is larger than the patch {list(self.patch)}")
+        return small
 
     def _long_enough(self, parts: tuple[int, int, int]) -> tuple[str, ...]:
         short = [id for id in self.ids if too_short(self.store.open(id), parts)]

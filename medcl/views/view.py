@@ -26,6 +26,8 @@ class _Tensors:
         def moved(value: Any) -> Any:
             if isinstance(value, Tensor):
                 return move(value)
+            if isinstance(value, _Tensors):
+                return value._each(move)
             return {key: moved(item) for key, item in value.items()} if isinstance(value, dict) else value
 
         return replace(self, **{field.name: moved(getattr(self, field.name)) for field in fields(self)})
@@ -35,7 +37,8 @@ class _Tensors:
 class View(_Tensors):
     """One slot of a batch: B crops, one a row.
 
-    Rows of different slots with the same number show the same record about the same centre. In 2D a view is an axial
+    Rows of different slots with the same number show the same record about the same centre. Small views (``views.local``) have
+    the slots after the large ones. In 2D a view is an axial
     slice: ``data (B, C, x, y)``, and its affine still maps ``(i, j, 0)`` to world millimetres.
 
     Attributes:
@@ -49,7 +52,9 @@ class View(_Tensors):
         label: ``(B, *S)`` long, or None where a record of the batch has no label.
         partition: ``(B,)`` long, the partition the view is centred in; -1 without partitions.
         position: ``(B, 3)`` float64, the crop centre in the body box, 0 lower to 1 upper, clipped (volumetric.md 1.5).
-        mask: ``(B, *S)`` bool, True where the encoder must not look; ``data`` stays whole.
+        seen: ``(B, C, *S)``, what the encoder is to see instead; ``data`` stays clean. None: ``data`` itself.
+        mask: ``(B, *S)`` bool, True where ``seen`` hides the view; only where it hides anything.
+        turns: ``(B,)`` long, by how many quarter turns from x to y ``seen`` is turned; only where it is.
         body: ``(B, *S)`` bool, True in the body box, borders included and a displacement field left out of account; only
             where the sampler was asked for it.
         coords: ``(B, 3, *S)`` float32 world millimetres of every voxel; only with a displacement field.
@@ -63,7 +68,9 @@ class View(_Tensors):
     label: Tensor | None
     partition: Tensor
     position: Tensor
+    seen: Tensor | None = None
     mask: Tensor | None = None
+    turns: Tensor | None = None
     body: Tensor | None = None
     coords: Tensor | None = None
 
@@ -84,8 +91,9 @@ class ViewPlan(_Tensors):
         strengths: of each intensity augmentation, ``(B, V)`` float32; the neutral value where it is not applied.
         bias: ``(B, V, *4)`` float32 control values of the bias field in [-1, 1].
         noise_seed: ``(B, V)`` long.
-        hidden: ``(B, V, *blocks)`` bool, or None.
-        record, partition, box, position: as in :class:`View`; ``position (B, G, 3)``.
+        corruption: ``(B, V, ...)`` of everything that :func:`medcl.views.corruption.draw_corruption` draws; may be empty.
+        record, partition, box, position: as in :class:`View`; ``partition (B, G)``, ``position (B, G, 3)``.
+        local: of the small views of the same places, or None.
     """
 
     source: Tensor
@@ -96,11 +104,12 @@ class ViewPlan(_Tensors):
     strengths: dict[str, Tensor]
     bias: Tensor
     noise_seed: Tensor
-    hidden: Tensor | None
+    corruption: dict[str, Tensor]
     record: Tensor
     partition: Tensor
     box: Tensor
     position: Tensor
+    local: ViewPlan | None = None
 
     @property
     def views(self) -> int:

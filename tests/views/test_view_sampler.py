@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from medcl.config.corruption import BlocksCorruption
 from medcl.config.data import RecipeConfig
 from medcl.config.views import (
     Augmentation,
     ForegroundCentre,
     IntensityConfig,
-    MaskingConfig,
     PartitionCentre,
     SpatialConfig,
     ViewsConfig,
@@ -54,7 +54,7 @@ AUGMENTED = ViewsConfig(
         noise=every(0, 0.2, 0.5),
     ),
     jitter=0.3,
-    masking=MaskingConfig(ratio=0.5, block=4),
+    corruption=BlocksCorruption(ratio=0.5, block=4),
 )
 
 
@@ -258,7 +258,7 @@ def test_the_displacement_has_the_size_that_was_asked_for(made_store: Callable[.
 
 def test_hidden_blocks_leave_the_data_whole(made_store: Callable[..., Any]) -> None:
     masked = rendered(sampler_of(made_store()))
-    unmasked = rendered(sampler_of(made_store(), AUGMENTED.model_copy(update={"masking": None})))
+    unmasked = rendered(sampler_of(made_store(), AUGMENTED.model_copy(update={"corruption": None})))
     for with_mask, without in zip(masked, unmasked, strict=True):
         assert torch.equal(with_mask.data, without.data)
         assert without.mask is None

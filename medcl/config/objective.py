@@ -23,7 +23,10 @@ NEEDS = {
     "cells": "maps whose geometry is known (tracked by the views)",
     "shared_geometry": "views that differ by intensity only (views.shared_geometry=true)",
     "aligned": "volumes whose places correspond (assume_aligned=true)",
-    "hidden": "hidden blocks (views.masking)",
+    "hidden": "hidden voxels (views.corruption.name=blocks or box)",
+    "corruption": "views that were corrupted (views.corruption)",
+    "turns": "views turned by quarter turns (views.corruption.name=turns)",
+    "base_crops": "base crops in the middle of partitions (views.centre.fixed=true)",
     "labels": "a class of every record (classes=NAME)",
     "sample_ids": "records that come again (several passes over the pool)",
     "rehearsal": "earlier stages of other classes (stages.N.only)",
@@ -36,13 +39,14 @@ class ObjectiveConfig(Strict):
     """Base of the typed entry of one objective. Subclasses set ``name: Literal[...] = ...``.
 
     ``function``: the pure function; its docstring, with ``Source:`` and ``Choose ...``, is what `medcl objectives` shows.
-    ``reads``: one vector a view, or a map of it.   ``needs``: what the views and the data set must offer, see
+    ``reads``: one vector a view, or a map of it.   ``head_out``: how many numbers the head must give, None for any.   ``needs``: what the views and the data set must offer, see
     :data:`NEEDS`.   ``state``: what is kept from step to step, and how large it is.
     """
 
     known: ClassVar[dict[str, type[ObjectiveConfig]]] = {}
     function: ClassVar[Callable[..., Any]]
     reads: ClassVar[Literal["vectors", "maps"]] = "vectors"
+    head_out: ClassVar[int | None] = None
     needs: ClassVar[frozenset[str]] = frozenset()
     state: ClassVar[str] = ""
     name: str

@@ -47,8 +47,10 @@ class Codes:
     ``position`` (V, B, 3): centre in the body box, in [0, 1].   ``affine`` (V, B, 4, 4): view voxel to world millimetres.
     ``box`` (B, 2, 3): world millimetres of the lower and upper corner of the item's body box.
     ``labels`` (B,): integer class of the item.   ``cluster`` (B,): integer cluster, from earlier stages.
-    ``image`` (V, B, C, *S): the clean image of the view.   ``hidden`` (V, B, *S): True where it was hidden from the encoder.
-    ``body`` (V, B, *S): True inside the body, at the image's resolution.
+    ``patch``: voxels of each view, V tuples.   Small views (``views.local``) come last; maps are of the large ones only.
+    ``image`` (L, B, C, *S): the clean image of the L large views.   ``hidden`` (L, B, *S): True where it was hidden from the encoder.
+    ``turns`` (L, B): by how many quarter turns about z the encoder saw it turned.
+    ``body`` (L, B, *S): True inside the body, at the image's resolution.
     ``cells``: where the cells of the maps ``z`` lie, leading axes (V, B).   ``step``: training step, None outside training.
     """
 
@@ -63,10 +65,12 @@ class Codes:
     position: Tensor | None = None
     affine: Tensor | None = None
     box: Tensor | None = None
+    patch: tuple[tuple[int, ...], ...] | None = None
     labels: Tensor | None = None
     cluster: Tensor | None = None
     image: Tensor | None = None
     hidden: Tensor | None = None
+    turns: Tensor | None = None
     body: Tensor | None = None
     cells: Cells | None = None
     step: int | None = None

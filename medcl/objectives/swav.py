@@ -155,7 +155,7 @@ class SwAVObjective(Stateful):
         entry = self.entry
         if len(codes.z) < entry.assign:
             raise ConfigError(
-                f"swav: assign={entry.assign} of {len(codes.z)} views; set views.slots to as many or more"
+                f"swav: assign={entry.assign} of {len(codes.z)} views; set views.slots (or views.local.slots) to have as many"
             )
         if self.training:
             with torch.no_grad():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +21,8 @@ log = logging.getLogger(__name__)
 _BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
-def in_chunks(module: nn.Module, data: Tensor, size: int) -> list[Tensor]:
-    """The tensors that ``module`` makes of ``data (N, ...)``, ``size`` rows at a time; gradients equal those of one call.
+def in_chunks(module: nn.Module, data: Tensor, size: int, *more: Any) -> list[Tensor]:
+    """The tensors that ``module`` makes of ``data (N, ...)`` and ``more``, ``size`` rows at a time; gradients equal those of one call.
 
     With batch normalisation statistics are those of a chunk; running averages are updated once, not again when a chunk is
     repeated.
@@ -30,6 +31,7 @@ def in_chunks(module: nn.Module, data: Tensor, size: int) -> list[Tensor]:
         checkpoint(
             module,
             part,
+            *more,
             use_reentrant=False,
             context_fn=lambda: (contextlib.nullcontext(), _kept_statistics(module)),
         )

@@ -31,6 +31,7 @@ from medcl.views.sampler import ViewSampler
 from medcl.views.view import View
 
 Measure = Callable[[Tensor], Mapping[str, Tensor]]
+Encode = Callable[[tuple[View, ...], Sequence[int]], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Term(nn.Module):
         self.name = objective.name
         self.at = numbered(encoder, config.at)
         self.weight = config.weight
+        self.reads = objective.reads
         self.needs_cells = "cells" in objective.needed()
         self.head = build_head(config.head, channels_at(encoder, self.at), encoder.spatial_dims)
         self.objective = objective.build(replace(setting, channels=self.head.out_channels))
@@ -161,26 +163,46 @@ class PretrainTask(RenderedTask):
             self.teacher.eval()
         return self
 
-    def forward(self, data: Tensor) -> list[Tensor]:
-        """Outputs of the terms' heads for ``data (N, C, *S)``: ``(N, D)`` vectors or ``(N, D, *S')`` maps."""
-        return outputs_at(self.encoder, self.places, self.heads, data, train_encoder="encoder" in self.stage.train)
+    def forward(self, data: Tensor, among: Sequence[int]) -> list[Tensor]:
+        """Outputs of the heads of the terms ``among`` all for ``data (N, C, *S)``: ``(N, D)`` vectors or ``(N, D, *S')`` maps."""
+        places, heads = [self.places[i] for i in among], [self.heads[i] for i in among]
+        return outputs_at(self.encoder, places, heads, data, train_encoder="encoder" in self.stage.train)
 
     def training_step(self, batch: tuple[View, ...], batch_idx: int) -> Tensor:
-        data = torch.cat([view.data for view in batch])
-        hidden = _stacked(batch, "mask")
-        seen = data if hidden is None else data.masked_fill(hidden.flatten(0, 1)[:, None], 0.0)
-        outputs = self(seen) if self.chunk is None else in_chunks(self, seen, self.chunk)
-        targets = dict(zip(self.taught, self.teacher(data), strict=True)) if self.teacher is not None else {}
+        outputs = self._of_each_term(batch, self._encoded, range(len(self.terms)))
+        targets = self._of_each_term(batch, self._targets, self.taught)
         self.latest = [
             self.candidates.compute(
-                term.objective, self._codes(batch, term, output, targets.get(index)), self.global_step
+                term.objective, self._codes(batch, term, outputs[index], targets.get(index)), self.global_step
             )
-            for index, (term, output) in enumerate(zip(self.terms, outputs, strict=True))
+            for index, term in enumerate(self.terms)
         ]
-        self.recent_codes.append(_few_codes(outputs[0], len(batch)))
+        self.recent_codes.append(_few_codes(outputs[0]))
         return torch.stack(
             [term.weight * found.loss for term, found in zip(self.terms, self.latest, strict=True)]
         ).sum()
+
+    def _of_each_term(self, batch: tuple[View, ...], encode: Encode, terms: Sequence[int]) -> dict[int, Tensor]:
+        """What ``encode`` makes of the large views for each of ``terms``, and of the small ones for those that read vectors."""
+        large, small = batch[: self.stage.views.slots], batch[self.stage.views.slots :]
+        found = dict(zip(terms, encode(large, terms), strict=True)) if terms else {}
+        vectors = [index for index in terms if self.terms[index].reads == "vectors"]
+        if small and vectors:
+            for index, more in zip(vectors, encode(small, vectors), strict=True):
+                found[index] = torch.cat([found[index], more])
+        return found
+
+    def _encoded(self, views: tuple[View, ...], terms: Sequence[int]) -> list[Tensor]:
+        """Of each of ``terms`` the codes ``(V, B, ...)`` of ``views`` of one size."""
+        seen = torch.cat([view.data if view.seen is None else view.seen for view in views])
+        outputs = self(seen, terms) if self.chunk is None else in_chunks(self, seen, self.chunk, terms)
+        return [output.unflatten(0, (len(views), -1)) for output in outputs]
+
+    def _targets(self, views: tuple[View, ...], terms: Sequence[int]) -> list[Tensor]:
+        """Of each of ``terms`` the teacher's codes ``(V, B, ...)`` of ``views`` of one size, which it sees clean."""
+        assert self.teacher is not None
+        outputs = self.teacher(torch.cat([view.data for view in views]), [self.taught.index(index) for index in terms])
+        return [output.unflatten(0, (len(views), -1)) for output in outputs]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """State of objectives is written, and the teacher follows, once for every step of the optimiser."""
@@ -211,14 +233,13 @@ class PretrainTask(RenderedTask):
         found.update(self.measure(torch.cat(list(self.recent_codes), 1)))
         return found
 
-    def _codes(self, batch: tuple[View, ...], term: Term, output: Tensor, target: Tensor | None) -> Codes:
-        slots = len(batch)
+    def _codes(self, batch: tuple[View, ...], term: Term, z: Tensor, target: Tensor | None) -> Codes:
+        large, batch = batch[: self.stage.views.slots], batch[: len(z)]
         first = batch[0]
-        z = output.unflatten(0, (slots, -1))
         has_partitions = bool((first.partition >= 0).all())
         return Codes(
             z=z,
-            teacher=None if target is None else target.unflatten(0, (slots, -1)),
+            teacher=target,
             record=first.record,
             subject=self.subjects[first.record],
             partition=torch.stack([view.partition for view in batch]) if has_partitions else None,
@@ -226,12 +247,14 @@ class PretrainTask(RenderedTask):
             position=torch.stack([view.position for view in batch]),
             affine=torch.stack([view.affine for view in batch]),
             box=first.box,
+            patch=tuple(tuple(view.data.shape[2:]) for view in batch),
             labels=None if self.classes is None else self.classes[first.record],
             cluster=None if self.clusters is None else self.clusters[first.record],
-            image=torch.stack([view.data for view in batch]),
-            hidden=_stacked(batch, "mask"),
-            body=_stacked(batch, "body"),
-            cells=_cells(batch, output.shape[2:]) if term.needs_cells else None,
+            image=torch.stack([view.data for view in large]),
+            hidden=_stacked(large, "mask"),
+            turns=_stacked(large, "turns"),
+            body=_stacked(large, "body"),
+            cells=_cells(batch, z.shape[3:]) if term.needs_cells else None,
             step=self.global_step,
         )
 
@@ -244,9 +267,9 @@ def _cells(batch: tuple[View, ...], shape: Sequence[int]) -> Cells:
     )
 
 
-def _few_codes(output: Tensor, slots: int, most: int = 256) -> Tensor:
+def _few_codes(codes: Tensor, most: int = 256) -> Tensor:
     """Some of a term's codes, view by view: ``(V, n, D)`` vectors, or as many cells of its maps, thinned out evenly."""
-    codes = output.detach().unflatten(0, (slots, -1))
+    codes = codes.detach()
     if codes.ndim > 3:
         codes = codes.flatten(3).transpose(2, 3).flatten(1, 2)
     return codes[:, :: max(codes.shape[1] // most, 1)]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from medcl.config.corruption import TurnsCorruption
 from medcl.config.objective import ObjectiveConfig
 from medcl.config.pretrain import DenseHeadConfig, PretrainConfig, ProjectionHeadConfig, ReweightHeadConfig, StageConfig
+from medcl.config.views import PartitionCentre
 from medcl.errors import ConfigError
 from medcl.objectives.teacher import TaughtObjective
 
@@ -30,6 +32,16 @@ def check_requirements(config: PretrainConfig) -> None:
                 problems.append(f"{at}: reads maps; set head.name=dense")
             if objective.reads == "vectors" and term.head.name == "none":
                 problems.append(f"{at}: reads one vector a view; set head.name=projection")
+            if objective.reads == "maps" and isinstance(stage.views.corruption, TurnsCorruption):
+                problems.append(
+                    f"{at}: reads maps, which do not lie where their view does once it is turned; set views.corruption=null"
+                )
+            if objective.head_out is not None and getattr(term.head, "out", None) != objective.head_out:
+                problems.append(f"{at}: reads {objective.head_out} numbers a view; set head.out={objective.head_out}")
+        if stage.views.local is not None and all(o.reads == "maps" for o in objectives_of(config, stage)):
+            problems.append(
+                f"stages.{number}.views.local: no term reads vectors, and maps are of large views; set it to null"
+            )
         if stage.only is not None and config.classes is None:
             problems.append(f"stages.{number}.only: names classes; set classes to a target or attribute of the records")
         paces = {
@@ -47,11 +59,24 @@ def check_requirements(config: PretrainConfig) -> None:
 
 def _lacking(config: PretrainConfig, number: int, objective: ObjectiveConfig) -> Sequence[str]:
     views = config.stages[number].views
+    turned = isinstance(views.corruption, TurnsCorruption)
     served = {
         "two_views": (views.slots >= 2, "needs two views; set views.slots=2"),
         "partition": (views.centre.name == "partition", "needs partitions; set views.centre.name=partition"),
         "shared_geometry": (views.shared_geometry, "compares voxel by voxel; set views.shared_geometry=true"),
-        "hidden": (views.masking is not None, "needs hidden blocks; set views.masking={ratio: 0.6}"),
+        "hidden": (
+            views.corruption is not None and views.corruption.hides,
+            "needs hidden voxels; set views.corruption={name: blocks, ratio: 0.6}",
+        ),
+        "corruption": (
+            views.corruption is not None and not turned,
+            "restores what was corrupted; set views.corruption={name: genesis}, or box, swaps, blocks",
+        ),
+        "turns": (turned, "tells how views were turned; set views.corruption={name: turns}"),
+        "base_crops": (
+            isinstance(views.centre, PartitionCentre) and views.centre.fixed,
+            "needs base crops; set views.centre={name: partition, fixed: true}",
+        ),
         "aligned": (
             config.assume_aligned,
             "takes equal places of different volumes as corresponding; register the volumes and set assume_aligned=true",

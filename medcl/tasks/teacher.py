@@ -28,9 +28,9 @@ class Teacher(nn.Module):
             follow(mine, theirs, momentum)
 
     @torch.no_grad()
-    def forward(self, data: Tensor) -> list[Tensor]:
-        """What the heads give for ``data (N, C, *S)``."""
-        return outputs_at(self.encoder, self.places, list(self.heads), data)
+    def forward(self, data: Tensor, among: Sequence[int]) -> list[Tensor]:
+        """What the heads ``among`` them give for ``data (N, C, *S)``."""
+        return outputs_at(self.encoder, [self.places[i] for i in among], [self.heads[i] for i in among], data)
 
 
 @torch.no_grad()

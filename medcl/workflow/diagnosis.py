@@ -46,7 +46,7 @@ def diagnose_stage(task: PretrainTask, folder: Path, device: torch.device) -> No
     sampler = task.sampler
     features, records, slices = [], [], []
     for step in range(min(sampler.steps_per_epoch, MOST_BATCHES)):
-        views = sampler.render(sampler.plan(step), device)
+        views = sampler.render(sampler.plan(step), device)[: task.stage.views.slots]  # the large ones
         pooled = pooled_features(encoder, torch.cat([view.data for view in views]))
         features.append(pooled.unflatten(0, (len(views), -1)).cpu())
         records.append(views[0].record.cpu())

@@ -37,7 +37,7 @@ def record_features(
     encoder: Encoder, scans: Scans, ids: Sequence[str], stage: StageConfig, *, seed: int, device: torch.device
 ) -> Tensor:
     """Features of length 1 ``(N, C)`` of the records ``ids``: of each, the mean over its views as ``stage`` makes them."""
-    views = stage.views
+    views = stage.views.model_copy(update={"local": None})
     if isinstance(views.centre, PartitionCentre):
         views = views.model_copy(update={"centre": views.centre.model_copy(update={"volumes": 1})})
     patch = (views.patch or scans.store.recipe.patch)[: encoder.spatial_dims]

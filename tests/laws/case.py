@@ -31,11 +31,12 @@ WIDTH = 3
 
 @dataclass(frozen=True)
 class Case:
-    """``space``: size of the maps, () for vectors.   ``exempt``: why a law does not hold."""
+    """``space``: size of the maps, () for vectors.   ``width``: of the codes.   ``exempt``: why a law does not hold."""
 
     entry: ObjectiveConfig
     views: int = 2
     space: tuple[int, ...] = ()
+    width: int = WIDTH
     exempt: Mapping[Law, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -51,8 +52,8 @@ class Case:
 
         shape = (self.views, items)
         return Codes(
-            z=normal(*shape, WIDTH, *self.space),
-            teacher=normal(*shape, WIDTH, *self.space),
+            z=normal(*shape, self.width, *self.space),
+            teacher=normal(*shape, self.width, *self.space),
             record=torch.arange(items) // 2,
             subject=torch.arange(items) // 3,
             partition=(torch.arange(items) % 2).expand(shape),
@@ -60,12 +61,23 @@ class Case:
             position=torch.rand(*shape, 3, generator=draw),
             box=torch.tensor([[0.0, 0, 0], [9, 9, 9]]).expand(items, 2, 3) + torch.rand(items, 1, 3, generator=draw),
             labels=torch.arange(items) % 3,
-            image=normal(*shape, WIDTH, *self.space) if self.space else None,
+            image=normal(*shape, self.width, *self.space) if self.space else None,
             hidden=torch.rand(*shape, *self.space, generator=draw) < 0.5 if self.space else None,
             body=torch.rand(*shape, *self.space, generator=draw) < 0.5 if self.space else None,
             cells=self._cells(shape, draw) if self.space else None,
+            affine=self._affines(shape, draw),
+            patch=((4, 4, 4),) * self.views,
+            turns=torch.randint(0, 4, shape, generator=draw),
             step=3,
         )
+
+    def _affines(self, shape: tuple[int, int], draw: torch.Generator) -> Tensor:
+        """Crops of 4 voxels, 2 mm each: the first views of the items of a record side by side, the others up to a crop away."""
+        affine = (2 * torch.eye(4, dtype=torch.float64)).repeat(*shape, 1, 1)
+        affine[..., 3, 3] = 1
+        affine[..., 0, 3] = 8.0 * (torch.arange(shape[1]) % 2)
+        affine[1:, ..., :3, 3] += 16 * torch.rand(shape[0] - 1, shape[1], 3, generator=draw) - 8
+        return affine
 
     def _cells(self, shape: tuple[int, int], draw: torch.Generator) -> Cells:
         """Views of one place that differ by a shift of up to a cell, in cells of 2 mm."""
@@ -80,7 +92,7 @@ class Case:
             torch.manual_seed(0)
             entry = self.entry.model_copy(update=changes)
             setting = Setting(
-                channels=WIDTH,
+                channels=self.width,
                 spatial_dims=len(self.space) or 3,
                 records=24,
                 data_digest="laws",
@@ -98,7 +110,7 @@ class Case:
 
 
 PER_ITEM = ("record", "subject", "box", "labels")
-PER_VIEW = ("z", "teacher", "partition", "position", "image", "hidden", "body", "cells")
+PER_VIEW = ("z", "teacher", "partition", "position", "affine", "image", "hidden", "turns", "body", "cells")
 
 
 def with_items(codes: Codes, order: Tensor | slice) -> Codes:

@@ -19,7 +19,7 @@ from medcl.distributed import AllGather, choose_gather, gathered_codes
 from medcl.objectives.gather import LOCAL, Gather
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from tests.laws.case import WIDTH, with_items
+from tests.laws.case import with_items
 from tests.laws.cases import CASES
 
 ITEMS = 8
@@ -35,7 +35,9 @@ def gradients(
     given = with_items(case.codes(items=ITEMS), items)
     torch.manual_seed(0)
     encoder = (
-        (nn.Conv2d if len(case.space) == 2 else nn.Conv3d)(WIDTH, WIDTH, 1) if case.space else nn.Linear(WIDTH, WIDTH)
+        (nn.Conv2d if len(case.space) == 2 else nn.Conv3d)(case.width, case.width, 1)
+        if case.space
+        else nn.Linear(case.width, case.width)
     )
     encoder.double()
     objective = case.module()

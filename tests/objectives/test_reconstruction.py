@@ -43,7 +43,7 @@ def test_entry_reads_image_and_hidden_and_says_what_is_missing() -> None:
     found = module(Codes(z=restored, image=image, hidden=hidden))
     torch.testing.assert_close(found.loss, masked_reconstruction(restored[0], image[0], hidden[0]).loss)
     assert found.all_equal is None
-    with pytest.raises(ConfigError, match=r"set views\.masking"):
+    with pytest.raises(ConfigError, match=r"set views\.corruption"):
         module(Codes(z=restored, image=image))
     with pytest.raises(ConfigError, match=r"the head gives 1 channels, the images have 2; set head\.out=2"):
         module(Codes(z=restored[:, :, :1], image=image, hidden=hidden))

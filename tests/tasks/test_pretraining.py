@@ -45,7 +45,7 @@ MASKED: dict[str, Any] = {
     "steps": 2,
     "batch": 2,
     "train": ["encoder", "decoder"],
-    "views": {"slots": 1, "intensity": None, "masking": {"ratio": 0.5, "block": 4}},
+    "views": {"slots": 1, "intensity": None, "corruption": {"name": "blocks", "ratio": 0.5, "block": 4}},
     "terms": [
         {"objective": {"name": "masked_reconstruction"}, "at": "decoder.last", "head": {"name": "dense", "out": 1}}
     ],
@@ -111,7 +111,7 @@ def test_logs_what_shows_whether_it_learns(small_cohort: Path, tmp_path: Path) -
     [
         ([{**GLOBAL, "views": {}}], "views.centre.name=partition"),
         ([{**LOCAL, "views": {}}], "views.shared_geometry=true"),
-        ([{**MASKED, "views": {"slots": 1}}], "views.masking"),
+        ([{**MASKED, "views": {"slots": 1}}], "views.corruption={name: blocks"),
         ([{**GLOBAL, "views": {**GLOBAL["views"], "slots": 1}}], "views.slots=2"),
         ([{**GLOBAL, "terms": [{**GLOBAL["terms"][0], "head": {"name": "dense"}}]}], "head.name=projection"),
         ([{**LOCAL, "terms": [{**LOCAL["terms"][0], "head": {"name": "projection"}}]}], "head.name=dense"),

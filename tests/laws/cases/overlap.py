@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+from medcl.objectives.overlap import VoCo
+from tests.laws.case import Case, Law
+
+PLACED: dict[Law, str] = {
+    "views": "the first view gives the base crops",
+    "gradient": "the later base crop of a pair is a constant",
+    "equal": "no value stands for collapse",
+    "cosines": "crops are compared with places, not with each other",
+}
+
+CASES = {
+    "voco": Case(VoCo(), exempt=PLACED),
+    "voco, three views": Case(VoCo(), views=3, exempt=PLACED),
+    "voco, base crops free": Case(
+        VoCo(spread=0), exempt={law: why for law, why in PLACED.items() if law != "gradient"}
+    ),
+}

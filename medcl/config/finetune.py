@@ -12,7 +12,7 @@ from medcl.config.encoder import EncoderConfig, ResidualEncoderConfig
 from medcl.config.strict import Strict
 from medcl.config.training import OptimiserConfig, TrainerConfig
 from medcl.config.unlabelled import UnlabelledConfig
-from medcl.config.views import ForegroundCentre, SpatialConfig, ViewsConfig
+from medcl.config.views import ForegroundCentre, SpatialConfig, ViewsConfig, WholeViews
 
 
 class SegmentationLossConfig(Strict):
@@ -43,7 +43,7 @@ class FinetuneConfig(Strict):
     init: Path | None = Field(None, description="pretraining run or weights; null: from scratch")
     recipe: RecipeConfig = Field(RecipeConfig(), description="only without init: a pretrained network brings its own")
     encoder: EncoderConfig = Field(ResidualEncoderConfig(), description="only without init")
-    views: ViewsConfig = Field(default_factory=_views)
+    views: WholeViews = Field(default_factory=_views)
     steps: PositiveInt = 1000
     batch: PositiveInt = 8
     loss: SegmentationLossConfig = SegmentationLossConfig()

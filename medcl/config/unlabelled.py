@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from medcl.config.strict import Strict
-from medcl.config.views import Augmentation, IntensityConfig, SpatialConfig, ViewsConfig, moderate_intensity
+from medcl.config.views import Augmentation, IntensityConfig, SpatialConfig, ViewsConfig, WholeViews, moderate_intensity
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -55,14 +55,14 @@ class MeanTeacherConfig(_Unlabelled):
     )
     confidence: Share = Field(0.0, description="with target=labels: only voxels whose class is at least so likely")
     keep: Literal["teacher", "student"] = Field("teacher", description="the network that is saved")
-    views: ViewsConfig = Field(default_factory=_pair)
+    views: WholeViews = Field(default_factory=_pair)
 
 
 class CrossPseudoConfig(_Unlabelled):
     """Two networks from different beginnings: each learns the labels that the other predicts. Source: Chen et al. 2021."""
 
     name: Literal["cross_pseudo"] = "cross_pseudo"
-    views: ViewsConfig = Field(default_factory=_single)
+    views: WholeViews = Field(default_factory=_single)
 
 
 class SelfTrainingConfig(_Unlabelled):
@@ -79,7 +79,7 @@ class SelfTrainingConfig(_Unlabelled):
     agreement: Share | None = Field(
         None, description="keep a record only if two views of it are predicted with at least this Dice (0.9)"
     )
-    views: ViewsConfig = Field(default_factory=_single)
+    views: WholeViews = Field(default_factory=_single)
 
 
 UnlabelledConfig = Annotated[MeanTeacherConfig | CrossPseudoConfig | SelfTrainingConfig, Field(discriminator="name")]

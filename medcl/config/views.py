@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from medcl.config.corruption import Corruption, Probability
 from medcl.config.strict import Strict
@@ -140,3 +140,14 @@ class ViewsConfig(Strict):
         if self.local is not None and self.local.scale is not None and self.spatial is None:
             raise ValueError("local.scale changes the zoom of spatial, which is null; leave out one of them")
         return self
+
+
+def _as_they_are(views: ViewsConfig) -> ViewsConfig:
+    for name in ("corruption", "local"):
+        if getattr(views, name) is not None:
+            raise ValueError(f"{name} is for pretraining; leave it out here")
+    return views
+
+
+WholeViews = Annotated[ViewsConfig, AfterValidator(_as_they_are)]
+"""Views that the network sees as they are, all of one size."""

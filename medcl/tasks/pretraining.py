@@ -136,6 +136,12 @@ class PretrainTask(RenderedTask):
         self.latest: list[LossOutput] = []
         self.recent_codes: deque[Tensor] = deque(maxlen=16)
         self._freeze()
+        coarsest = encoder.strides[-1]
+        if sampler.small and all(size <= stride for size, stride in zip(sampler.small, coarsest, strict=True)):
+            raise ConfigError(
+                f"stage '{stage.name}': views.local.patch {list(sampler.small)} leaves one cell of the network's coarsest map; "
+                f"give a patch above {max(coarsest)} along an axis"
+            )
 
     @property
     def heads(self) -> list[nn.Module]:

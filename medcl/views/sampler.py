@@ -75,11 +75,11 @@ class ViewSampler:
         self.store = store
         self.config = config
         self.patch = tuple(patch)
+        self.seed = seed
+        self.spatial_dims = spatial_dims
         self.small = self._small_patch()
         if config.corruption is not None:
             check_corruption(config.corruption, self.patch)
-        self.seed = seed
-        self.spatial_dims = spatial_dims
         self.labels = labels
         self.body = body
         self.ids = tuple(ids)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from medcl.objectives.codes import Codes, Setting, StatelessObjective, required
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.kernel import reduce, unit, wide
+from medcl.objectives.moments import centred
 from medcl.objectives.output import LossOutput, Reduction
 from medcl.objectives.teacher import MOMENTUM_SCHEDULE, Momentum, TaughtObjective
 
@@ -116,6 +117,10 @@ class VoCo(TaughtObjective):
     momentum_schedule: Literal["constant", "cosine"] = Field("constant", description=MOMENTUM_SCHEDULE)
     epsilon: PositiveFloat = Field(1e-6, description="added within the logarithm")
     spread: NonNegativeFloat = Field(1.0, description="weight of the term that keeps base crops apart")
+    centred: bool = Field(
+        True,
+        description="codes lose their mean over the batch first: codes that begin all alike have no gradient to part by",
+    )
 
     def build(self, setting: Setting) -> nn.Module:
         return StatelessObjective(self)
@@ -129,21 +134,28 @@ class VoCo(TaughtObjective):
         teacher = required(codes.teacher, self.name, "needs the codes of a teacher")
         affine = required(codes.affine, self.name, "needs the geometry of the views")
         size = _sizes(required(codes.patch, self.name, "needs the size of the views"), affine)
-        crops, taught = codes.z[1:].flatten(0, 1), teacher[1:].flatten(0, 1)
+        z, teacher = self._centred(codes.z, gather), self._centred(teacher, gather)
+        crops, taught = z[1:].flatten(0, 1), teacher[1:].flatten(0, 1)
         bases, taught_bases, base_record, base_partition, base_affine, base_size = (
-            gather.rows(part)[0] for part in (codes.z[0], teacher[0], record, partition[0], affine[0], size[0])
+            gather.rows(part)[0] for part in (z[0], teacher[0], record, partition[0], affine[0], size[0])
         )
         valid = record.repeat(len(codes.z) - 1)[:, None] == base_record
         overlap = overlap_fractions((affine[1:].flatten(0, 1), size[1:].flatten(0, 1)), (base_affine, base_size), valid)
         logits = (overlap_logits(crops, taught_bases) + overlap_logits(taught, bases)) / 2
         found = voco(logits, overlap, valid, epsilon=self.epsilon, gather=gather)
         later = (record[:, None] == base_record) & (partition[0][:, None] < base_partition)
-        spread = base_spread(codes.z[0], bases, later, gather=gather)
+        spread = base_spread(z[0], bases, later, gather=gather)
         return replace(
             found,
             loss=found.loss + self.spread * spread,
             parts={**found.parts, "base_spread": spread.detach(), "touching": (overlap > 0).sum(1).double().mean()},
         )
+
+    def _centred(self, views: Tensor, gather: Gather) -> Tensor:
+        """``views`` (V, B, D) without their mean over all views and processes."""
+        with torch.autocast(views.device.type, enabled=False):
+            rows = wide(views)
+            return centred(rows.flatten(0, 1), gather)[0].view_as(rows) if self.centred else rows
 
 
 def _sizes(patch: Sequence[Sequence[int]], affine: Tensor) -> Tensor:

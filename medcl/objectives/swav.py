@@ -15,6 +15,7 @@ from medcl.errors import ConfigError
 from medcl.objectives.codes import Codes, Setting
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.kernel import as_temperature, reduce, unit, wide
+from medcl.objectives.moments import centred
 from medcl.objectives.output import LossOutput, Reduction
 from medcl.objectives.state import Stateful
 from medcl.objectives.temperature import Temperature, TemperatureConfig
@@ -125,6 +126,9 @@ class SwAV(ObjectiveConfig):
     queue: NonNegativeInt = Field(0, description="earlier rows that are balanced with the batch; for batches below 256")
     queue_from: NonNegativeInt = Field(0, description="step from which the queue takes part; it fills before")
     freeze_prototypes: NonNegativeInt = Field(0, description="steps in which the prototypes stay as drawn")
+    centred: bool = Field(
+        False, description="codes of a view lose their mean over the batch first, for heads without batch normalisation"
+    )
 
     def build(self, setting: Setting) -> nn.Module:
         return SwAVObjective(self, setting)
@@ -165,8 +169,12 @@ class SwAVObjective(Stateful):
         held = self.training and step < entry.freeze_prototypes
         prototypes = self.prototypes.detach() + 0 * self.prototypes if held else self.prototypes
         ready = entry.queue > 0 and step >= entry.queue_from and bool(self.filled > 0)
+        views = wide(codes.z)
+        if entry.centred:
+            with torch.autocast(views.device.type, enabled=False):
+                views = centred(views, gather)[0]
         found = swav(
-            codes.z,
+            views,
             prototypes,
             assign=entry.assign,
             temperature=self.temperature(codes.step),
@@ -176,7 +184,7 @@ class SwAVObjective(Stateful):
             gather=gather,
         )
         if entry.queue:
-            rows = unit(wide(codes.z[: entry.assign].detach()))
+            rows = unit(views[: entry.assign].detach())
             self.stage(rows=gather.rows(rows.transpose(0, 1).contiguous())[0].transpose(0, 1))
         return found
 

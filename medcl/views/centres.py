@@ -49,9 +49,9 @@ def choose_place(
     size = np.asarray(patch)
     lowest, highest = _inside(entry, size)
     if isinstance(centre, PartitionCentre):
-        first, last = _in_partition(entry, size, centre.parts, partition, lowest, highest)
+        first, last, middle = _in_partition(entry, size, centre.parts, partition, lowest, highest)
         if centre.fixed:
-            return Place((first + last) // 2, lowest, highest)
+            return Place(middle, lowest, highest)
         lowest, highest = first, last
     start = rng.integers(lowest, highest, endpoint=True)
     if isinstance(centre, ForegroundCentre) and rng.random() < centre.share:
@@ -97,7 +97,8 @@ def _inside(entry: Entry, size: Ints) -> tuple[Ints, Ints]:
 
 def _in_partition(
     entry: Entry, size: Ints, parts: Sequence[int], partition: int, lowest: Ints, highest: Ints
-) -> tuple[Ints, Ints]:
+) -> tuple[Ints, Ints, Ints]:
+    """The first, the last and the middle start whose crop has its centre in a partition; along whole axes all lie inside the volume."""
     lower, upper = entry.box
     cell = np.asarray(np.unravel_index(partition, tuple(parts)))
     width = (upper - lower) / np.asarray(parts)
@@ -105,8 +106,7 @@ def _in_partition(
     half = (size - 1) / 2
     first = np.ceil(lower + cell * width - half).astype(np.int64)
     last = np.ceil(lower + (cell + 1) * width - half).astype(np.int64) - 1
+    middle = np.rint(lower + (cell + 0.5) * width - half).astype(np.int64)
     whole = np.asarray(parts) == 1
-    return (
-        np.where(whole, np.clip(first, lowest, highest), first),
-        np.where(whole, np.clip(last, lowest, highest), last),
-    )
+    first, last, middle = (np.where(whole, np.clip(start, lowest, highest), start) for start in (first, last, middle))
+    return first, last, middle

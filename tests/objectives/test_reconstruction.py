@@ -1,13 +1,15 @@
-"""Masked reconstruction counts hidden voxels only."""
+"""Masked reconstruction counts hidden voxels only, restoration all of them."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import pytest
 import torch
 
 from medcl.errors import ConfigError
 from medcl.objectives.codes import Codes, Setting
-from medcl.objectives.reconstruction import MaskedReconstruction, masked_reconstruction
+from medcl.objectives.reconstruction import MaskedReconstruction, Restoration, masked_reconstruction, restoration
 
 
 def _given() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -49,3 +51,26 @@ def test_entry_reads_image_and_hidden_and_says_what_is_missing() -> None:
         module(Codes(z=restored[:, :, :1], image=image, hidden=hidden))
     with pytest.raises(ConfigError, match="set at to the finest decoder map"):
         module(Codes(z=restored[..., :3], image=image, hidden=hidden))
+
+
+@pytest.mark.parametrize("error", ["l2", "l1"])
+def test_restoration_is_the_mean_over_all_voxels(error: Literal["l2", "l1"]) -> None:
+    restored, image, _ = _given()
+    found = restoration(restored, image, error=error)
+    off = (restored - image).abs() ** (2 if error == "l2" else 1)
+    torch.testing.assert_close(found.loss, off.mean())
+    torch.testing.assert_close(found.per_anchor, off.flatten(1).mean(1))
+    zeros = restoration(torch.zeros_like(image), image, error=error)
+    torch.testing.assert_close(zeros.loss, zeros.parts["image_power"])
+    assert restoration(image, image, error=error).loss == 0
+
+
+def test_restoration_entry_reads_the_clean_image() -> None:
+    restored, image, _ = (tensor[None] for tensor in _given())
+    module = Restoration(error="l1").build(Setting(2, 3))
+    found = module(Codes(z=restored, image=image))
+    torch.testing.assert_close(found.loss, (restored - image).abs().mean())
+    with pytest.raises(
+        ConfigError, match=r"restoration: the head gives 1 channels, the images have 2; set head\.out=2"
+    ):
+        module(Codes(z=restored[:, :, :1], image=image))

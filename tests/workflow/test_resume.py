@@ -47,6 +47,33 @@ STATES = {
         for name in ("isog_clr", "mochi", "byol")
     ]
 }
+CROPS = {
+    "stages": [
+        {
+            "name": "crops",
+            "steps": 14,
+            "batch": 4,
+            "views": {"patch": [16, 16, 16], "jitter": 0.25, "local": {"slots": 3}},
+            "terms": [
+                {
+                    "objective": {"name": "swav", "prototypes": 6, "queue": 12, "queue_from": 3},
+                    "head": {"name": "projection", "hidden": 16, "out": 8},
+                },
+                {"objective": {"name": "byol"}, "head": {"name": "projection", "hidden": 16, "out": 8}},
+            ],
+        },
+        {
+            "name": "genesis",
+            "steps": 14,
+            "batch": 2,
+            "train": ["encoder", "decoder"],
+            "views": {"slots": 1, "corruption": {"name": "genesis"}},
+            "terms": [
+                {"objective": {"name": "restoration"}, "at": "decoder.last", "head": {"name": "dense", "out": 1}}
+            ],
+        },
+    ]
+}
 FINETUNE = {"steps": 28, "batch": 2, "mixup": 0.4, "validate_every": 7, "select": "best"}
 
 
@@ -99,6 +126,8 @@ def _start_and_stop(command: list[str], out: Path, rows: int, number: int) -> in
         ("pretrain", STATES, [], 7),
         ("pretrain", STATES, ["trainer.accumulate=2"], 17),
         ("pretrain", STATES, [], 27),
+        ("pretrain", CROPS, ["trainer.chunk=5"], 9),
+        ("pretrain", CROPS, ["trainer.workers=1"], 21),
         ("finetune", FINETUNE, ["data.labelled=2", "data.validation=2", "trainer.ema=0.9", "trainer.accumulate=2"], 11),
     ],
 )

@@ -127,7 +127,8 @@ class SwAV(ObjectiveConfig):
     queue_from: NonNegativeInt = Field(0, description="step from which the queue takes part; it fills before")
     freeze_prototypes: NonNegativeInt = Field(0, description="steps in which the prototypes stay as drawn")
     centred: bool = Field(
-        False, description="codes of a view lose their mean over the batch first, for heads without batch normalisation"
+        True,
+        description="codes of a view lose their mean over the batch first: codes that begin all alike stay in one cluster",
     )
 
     def build(self, setting: Setting) -> nn.Module:

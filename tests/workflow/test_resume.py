@@ -127,7 +127,7 @@ def _start_and_stop(command: list[str], out: Path, rows: int, number: int) -> in
         ("pretrain", STATES, ["trainer.accumulate=2"], 17),
         ("pretrain", STATES, [], 27),
         ("pretrain", CROPS, ["trainer.chunk=5"], 9),
-        ("pretrain", CROPS, ["trainer.workers=1"], 21),
+        ("pretrain", CROPS, [], 21),
         ("finetune", FINETUNE, ["data.labelled=2", "data.validation=2", "trainer.ema=0.9", "trainer.accumulate=2"], 11),
     ],
 )

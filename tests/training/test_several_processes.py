@@ -30,6 +30,26 @@ STAGE = {
 OBJECTIVES = [{"name": "moco", "queue": 256}, {"name": "isog_clr"}]
 
 
+CROPS = {
+    **STAGE,
+    "views": {"patch": [16, 16, 16], "corruption": {"name": "swaps"}, "local": {"slots": 2}},
+    "terms": [{"objective": {"name": name}, "head": STAGE["terms"][0]["head"]} for name in ("swav", "byol")],
+}
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_small_views_with_a_teacher(small_cohort: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(json.dumps({"stages": [CROPS], "recipe": {"patch": [16, 16, 16]}}))
+    out = tmp_path / "run"
+    settings = ["trainer.devices=2", "trainer.device=cpu", "trainer.log_every=1", "trainer.threads=1", f"out={out}"]
+    process = _medcl("pretrain", str(tmp_path / "config.yaml"), f"data.path={small_cohort}", *settings)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    rows = RunFolder(out).read_metrics()
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert len({row["loss"] for row in rows}) == 4
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["pretrain", "finetune"])
 def test_two_processes_train_and_write_one_run(name: str, small_cohort: Path, tmp_path: Path) -> None:

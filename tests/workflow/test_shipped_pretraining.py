@@ -11,6 +11,7 @@ import medcl.objectives  # noqa: F401  (announces the objectives)
 from medcl.config.load import load_config
 from medcl.config.pretrain import PretrainConfig
 from medcl.config.shipped import find_config
+from medcl.records.layouts import open_data
 from medcl.weights.read import find_weights
 from medcl.workflow.pretrain import pretrain
 
@@ -52,9 +53,27 @@ def test_it_trains(name: str, small_cohort: Path, tmp_path: Path) -> None:
     assert len({row["loss"] for row in rows}) == 3
 
 
+@pytest.fixture(scope="module")
+def some_hippocampi(hippocampus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 of the real volumes."""
+    manifest = open_data(hippocampus)
+    table = tmp_path_factory.mktemp("some") / "records.jsonl"
+    manifest.select([record.id for record in manifest.records][:24]).write(table)
+    return table
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "share"), [("genesis", 0.8), ("rotation", 0.8), ("voco", 0.6)])
-def test_it_learns(name: str, share: float, small_cohort: Path, tmp_path: Path) -> None:
-    """The loss of the last ten of a hundred steps is below that of the first ten."""
-    losses = torch.tensor([row["loss"] for row in _trained(name, small_cohort, tmp_path / "run", "stages.0.steps=100")])
+@pytest.mark.parametrize(
+    ("name", "share", "more"),
+    [
+        ("inpainting", 0.85, []),
+        ("context_restoration", 0.8, []),
+        ("voco", 0.6, ["stages.0.views.patch=[16,16,16]", "stages.0.views.centre.parts=[2,3,2]"]),
+        ("swav", 0.95, ["stages.0.batch=16", "stages.0.terms.0.objective.queue_from=20"]),
+    ],
+)
+def test_it_learns(name: str, share: float, more: list[str], some_hippocampi: Path, tmp_path: Path) -> None:
+    """The loss of the last ten of eighty steps is below this share of that of the first ten."""
+    rows = _trained(name, some_hippocampi, tmp_path / "run", "stages.0.steps=80", *more)
+    losses = torch.tensor([row["loss"] for row in rows])
     assert losses[-10:].mean() < share * losses[:10].mean()

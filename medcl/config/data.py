@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from medcl.config.strict import Strict
 
+Pool = Literal["fixed", "labelled"]
 HeldOut = NonNegativeInt | Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -33,6 +34,11 @@ class DataConfig(Strict):
     )
     records: tuple[str, ...] | None = Field(
         None, description="ids of the labelled records, instead of a count and a subset"
+    )
+    pool: Pool = Field(
+        "fixed",
+        description="images that may be seen without their labels: fixed: of all records but the test ones; labelled: of the "
+        "labelled subset alone",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from medcl.config.data import DataConfig, RecipeConfig
 from medcl.config.encoder import EncoderConfig, ResidualEncoderConfig
@@ -60,3 +60,12 @@ class FinetuneConfig(Strict):
     validate_every: PositiveInt = 200
     trainer: TrainerConfig = TrainerConfig()
     seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _has_a_pool(self) -> FinetuneConfig:
+        if self.unlabelled is not None and self.data.pool == "labelled":
+            raise ValueError(
+                f"unlabelled: {self.unlabelled.name} learns from records without labels, but with the pool 'labelled' it may "
+                "see none; set pool: fixed, or unlabelled: null"
+            )
+        return self

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from medcl.config.data import DataConfig, RecipeConfig
+from medcl.config.data import DataConfig, Pool, RecipeConfig
 from medcl.config.encoder import EncoderConfig
 from medcl.config.strict import Strict
 
@@ -28,6 +28,17 @@ class ArmConfig(Strict):
         None, description="laid over the shared pretrain section; {}: that section as it is; null: from scratch"
     )
     finetune: dict[str, Any] = Field({}, description="laid over the shared finetune section")
+    pool: Pool = Field(
+        "fixed",
+        description="images that this arm may see without labels: fixed: of all records but the test ones; labelled: of the "
+        "cell's labelled subset alone, with a pretraining for every count and subset",
+    )
+
+    @model_validator(mode="after")
+    def _has_a_use_for_its_pool(self) -> ArmConfig:
+        if self.pool == "labelled" and self.pretrain is None:
+            raise ValueError("pool: labelled is about what a pretraining sees, and this arm has none; set pretrain")
+        return self
 
 
 class GridConfig(Strict):
@@ -92,9 +103,10 @@ class PipelineConfig(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> PipelineConfig:
-        taken = sorted({"labelled", "subset", "records"} & self.data.model_fields_set)
+        taken = sorted({"labelled", "subset", "records", "pool"} & self.data.model_fields_set)
         if taken:
-            raise ValueError(f"data.{taken[0]} is chosen by the grid; set grid.labelled and grid.subsets instead")
+            where = "pool of an arm" if taken[0] == "pool" else "grid.labelled and grid.subsets"
+            raise ValueError(f"data.{taken[0]} is chosen by the study; set {where} instead")
         if self.compare.baseline is not None and self.compare.baseline not in self.arms:
             raise ValueError(f"compare.baseline: no arm '{self.compare.baseline}'; the arms are {', '.join(self.arms)}")
         if self.compare.at is not None and self.compare.at not in self.grid.labelled:

@@ -45,7 +45,7 @@ def finetune(config: FinetuneConfig, *, resume: bool = False, progress: bool = T
         if config.select == "best" and not scans.split.validation:
             raise ConfigError("select=best needs validation records; set data.validation, or select=last")
         recipe = scans.store.recipe
-        ids = labelled_ids(scans, config.data)
+        ids = labelled_ids(scans.manifest, scans.split, config.data)
         labels = recipe.labels or scans.manifest.label_names
         if len(labels) < 2:
             raise DataError(

@@ -19,6 +19,7 @@ from medcl.config.load import read_values, validate
 from medcl.config.pipeline import Labelled, PipelineConfig
 from medcl.config.pretrain import PretrainConfig
 from medcl.config.shipped import find_config
+from medcl.config.views import PartitionCentre
 from medcl.errors import ConfigError
 
 Model = TypeVar("Model", PretrainConfig, FinetuneConfig)
@@ -28,6 +29,10 @@ _OWN_KEYS = ("out", "data", "recipe", "encoder", "init")
 
 _BOOKKEEPING = ("device", "workers", "threads", "checkpoint_every", "log_every")
 """Keys of ``trainer`` that do not change what a run computes."""
+
+_LATER: dict[str, Any] = {"pool": "fixed"}
+"""Keys of ``data`` that came later, with the value that does what was done before: it leaves the identity as it was, so
+that a finished study is not run again by a newer medcl."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,7 @@ def make_plan(config: PipelineConfig) -> Plan:
     for arm in config.arms:
         try:
             for seed in config.grid.seeds:
-                source = _pretraining(config, data, arm, seed, pretrainings)
-                cells.extend(_cells(config, data, arm, seed, source))
+                cells.extend(_cells(config, data, arm, seed, pretrainings))
         except ConfigError as error:
             problems.extend(error.problems)
     if problems:
@@ -104,6 +108,9 @@ def identity(config: PretrainConfig | FinetuneConfig, data: str, start: str | No
     values = config.model_dump(mode="json", exclude={"out", "init"})
     for key in ("path", "labels", "store"):
         values["data"].pop(key)
+    for key, usual in _LATER.items():
+        if values["data"][key] == usual:
+            values["data"].pop(key)
     for key in _BOOKKEEPING:
         values["trainer"].pop(key)
     return digest(values, data, start)
@@ -137,24 +144,48 @@ def merged(base: Any, over: Any) -> Any:
 def _pretraining(
     config: PipelineConfig, data: DataConfig, arm: str, seed: int, known: dict[str, Pretraining]
 ) -> Pretraining | None:
+    """What cells of ``arm`` start from; ``data`` says whether it sees the fixed pool or a labelled subset."""
     section = config.arms[arm].pretrain
     if section is None:
         return None
-    folder = f"{arm}-r{seed}" if config.grid.pretrain_per_seed else arm
-    own = {"data": data, "out": config.out / "pretrain" / folder}
+    folder = arm if data.pool == "fixed" else f"{arm}.n{data.labelled}-s{data.subset}"
+    own: dict[str, Any] = {"data": data}
     if config.grid.pretrain_per_seed:
+        folder += f"-r{seed}"
         own["seed"] = seed
+    own["out"] = config.out / "pretrain" / folder
     found = Pretraining(_resolve(PretrainConfig, config, "pretrain", arm, section, own))
+    _refuse_too_many_volumes(found.config, arm)
     return known.setdefault(identity(found.config, ""), found)
 
 
-def _cells(config: PipelineConfig, data: DataConfig, arm: str, seed: int, source: Pretraining | None) -> list[Cell]:
+def _refuse_too_many_volumes(config: PretrainConfig, arm: str) -> None:
+    count = config.data.labelled
+    if config.data.pool == "fixed" or count == "all":
+        return
+    for stage in config.stages:
+        centre = stage.views.centre
+        if isinstance(centre, PartitionCentre) and centre.volumes > count:
+            raise ConfigError(
+                f"arms.{arm}.pool: a pretraining on {count} labelled sees {count}, but stage '{stage.name}' draws "
+                f"{centre.volumes} volumes for a batch; set volumes in its views.centre for this arm, or take {count} out "
+                "of grid.labelled"
+            )
+
+
+def _cells(
+    config: PipelineConfig, data: DataConfig, arm: str, seed: int, pretrainings: dict[str, Pretraining]
+) -> list[Cell]:
     cells = []
+    pool = config.arms[arm].pool
+    shared = _pretraining(config, data, arm, seed, pretrainings) if pool == "fixed" else None
     for count in config.grid.labelled:
         for subset in range(1 if count == "all" else config.grid.subsets):
             folder = config.out / "cells" / arm / f"n{count}-s{subset}-r{seed}"
+            chosen = data.model_copy(update={"labelled": count, "subset": subset, "pool": pool})
+            source = shared if pool == "fixed" else _pretraining(config, chosen, arm, seed, pretrainings)
             own = {
-                "data": data.model_copy(update={"labelled": count, "subset": subset}),
+                "data": chosen,
                 "out": folder,
                 "init": source.folder if source else None,
                 "seed": seed,

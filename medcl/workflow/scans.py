@@ -25,11 +25,8 @@ class Scans:
     manifest: Manifest
     split: Split
     store: Store
-
-    @property
-    def pool(self) -> tuple[str, ...]:
-        """Ids whose images pretraining may see, unlabelled: all but the test records."""
-        return (*self.split.train, *self.split.validation)
+    pool: tuple[str, ...]
+    """Ids whose images may be seen without their labels."""
 
     def subjects(self, ids: tuple[str, ...]) -> list[int]:
         """Subject number of every id."""
@@ -63,11 +60,10 @@ def open_scans(data: DataConfig, recipe: RecipeConfig | Recipe, run_folder: Path
     manifest = open_data(data.path, data.labels)
     parts = split(manifest, data.test, data.validation, data.split_seed)
     store = store_for(data, recipe, data.store or run_folder / "prepared", (*parts.train, *parts.validation))
-    return Scans(manifest, parts, store)
+    seen = labelled_ids(manifest, parts, data) if data.pool == "labelled" else (*parts.train, *parts.validation)
+    return Scans(manifest, parts, store, seen)
 
 
-def labelled_ids(scans: Scans, data: DataConfig) -> tuple[str, ...]:
+def labelled_ids(manifest: Manifest, parts: Split, data: DataConfig) -> tuple[str, ...]:
     """The labelled subset of ``data``: named records, or a count and a subset number."""
-    return data.records or labelled_subset(
-        scans.manifest, scans.split.train, data.labelled, data.subset, data.split_seed
-    )
+    return data.records or labelled_subset(manifest, parts.train, data.labelled, data.subset, data.split_seed)

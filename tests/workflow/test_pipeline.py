@@ -20,7 +20,7 @@ from medcl.config.load import validate
 from medcl.config.pipeline import PipelineConfig
 from medcl.errors import ConfigError, DataError
 from medcl.workflow.pipeline import Result, Watcher, run
-from medcl.workflow.plan import make_plan
+from medcl.workflow.plan import digest, identity, make_plan
 
 sys.path.insert(0, str(Path(__file__).parent))
 import study_standins
@@ -83,6 +83,38 @@ class TestPlan:
         for cell in plan.cells:
             assert cell.pretraining is None or cell.pretraining.config.seed == cell.seed
 
+    def test_an_arm_that_sees_labelled_images_only_has_a_pretraining_for_every_labelled_subset(
+        self, cohort: Path, tmp_path: Path
+    ) -> None:
+        section = {"pretrain": {"stages": [STAGE]}}
+        arms = {
+            "scratch": {},
+            "fixed": section,
+            "own": {**section, "pool": "labelled"},
+            "again": {**section, "pool": "labelled"},
+        }
+        plan = make_plan(
+            pipeline(cohort, tmp_path, arms=arms, grid={"labelled": [1, "all"], "subsets": 2, "seeds": [0, 1]})
+        )
+        assert [p.name for p in plan.pretrainings] == [
+            "pretrain/fixed", "pretrain/own.n1-s0", "pretrain/own.n1-s1", "pretrain/own.nall-s0",
+        ]  # fmt: skip
+        for cell in plan.cells:
+            if cell.arm in ("own", "again"):
+                data, seen = cell.config.data, cell.pretraining.config.data
+                assert (seen.pool, seen.labelled, seen.subset) == ("labelled", data.labelled, data.subset)
+            elif cell.arm == "fixed":
+                assert cell.pretraining.config.data.pool == "fixed"
+
+    def test_keys_that_came_later_leave_the_identity_of_finished_runs(self, cohort: Path, tmp_path: Path) -> None:
+        for run_ in (*make_plan(pipeline(cohort, tmp_path)).cells, *make_plan(pipeline(cohort, tmp_path)).pretrainings):
+            values = run_.config.model_dump(mode="json", exclude={"out", "init"})
+            for key in ("path", "labels", "store", "pool"):
+                del values["data"][key]
+            for key in ("device", "workers", "threads", "checkpoint_every", "log_every"):
+                del values["trainer"][key]
+            assert identity(run_.config, "data") == digest(values, "data", None)
+
     def test_shared_sections_files_and_arms_are_laid_over_each_other(self, cohort: Path, tmp_path: Path) -> None:
         arms = {
             "both": {"pretrain": {"stages": {0: {"steps": 7}}}},
@@ -122,6 +154,8 @@ class TestPlan:
             ({"compare": {"at": 8}}, "8 is not among grid.labelled"),
             ({"grid": {"labelled": [2, 2]}}, "names a value twice"),
             ({"arms": {"With Space": {}}}, "pattern"),
+            ({"arms": {"scratch": {"pool": "labelled"}}}, "this arm has none"),
+            ({"data": {"path": "x", "pool": "labelled"}}, "set pool of an arm instead"),
         ],
     )
     def test_inconsistent_pipelines_are_refused(
@@ -129,6 +163,20 @@ class TestPlan:
     ) -> None:
         with pytest.raises(ConfigError, match=said):
             pipeline(cohort, tmp_path, **changes)
+
+    def test_a_pool_that_leaves_nothing_to_learn_from_is_refused(self, cohort: Path, tmp_path: Path) -> None:
+        many = {**STAGE, "views": {"centre": {"name": "partition", "volumes": 2}}}
+        arms = {
+            "teacher": {
+                "pretrain": {"stages": [STAGE]}, "finetune": {"unlabelled": {"name": "mean_teacher"}}, "pool": "labelled"
+            },
+            "two": {"pretrain": {"stages": [many]}, "pool": "labelled"},
+        }  # fmt: skip
+        with pytest.raises(ConfigError) as caught:
+            make_plan(pipeline(cohort, tmp_path, arms=arms, grid={"labelled": [1, 2]}))
+        text = "\n".join(caught.value.problems)
+        assert "mean_teacher learns from records without labels, but with the pool 'labelled' it may see none" in text
+        assert "arms.two.pool: a pretraining on 1 labelled sees 1, but stage 'global' draws 2 volumes" in text
 
     @pytest.mark.parametrize(
         "shipped", sorted(Path(__file__).parents[2].glob("pipelines/*.yaml")), ids=lambda p: p.stem

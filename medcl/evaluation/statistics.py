@@ -53,6 +53,48 @@ class StudyDifference:
     cases: int
 
 
+@dataclass(frozen=True)
+class StudyValues:
+    """The values of a study, added up by cell and case: ``sums`` and ``counts`` are ``(cells, cases)``.
+
+    ``cells`` are (labelled subset, seed of the run).
+    """
+
+    cells: tuple[tuple[str, str], ...]
+    cases: tuple[str, ...]
+    sums: Array
+    counts: Array
+
+    @staticmethod
+    def of(
+        subset: Sequence[object], seed_of_run: Sequence[object], case: Sequence[object], values: ArrayLike
+    ) -> StudyValues:
+        """From four columns, a row per (subset, seed, case). Raises ValueError where no value is a number."""
+        values = np.asarray(values, dtype=float)
+        kept = ~np.isnan(values)
+        columns = [np.asarray([str(value) for value in column])[kept] for column in (subset, seed_of_run, case)]
+        if not kept.any():
+            raise ValueError("no values to draw from")
+        cells, cell_of = np.unique(np.stack(columns[:2]), axis=1, return_inverse=True)
+        cases, case_of = np.unique(columns[2], return_inverse=True)
+        sums = np.zeros((cells.shape[1], len(cases)))
+        counts = np.zeros_like(sums)
+        np.add.at(sums, (cell_of, case_of), values[kept])
+        np.add.at(counts, (cell_of, case_of), 1.0)
+        return StudyValues(tuple((str(a), str(b)) for a, b in cells.T), tuple(map(str, cases)), sums, counts)
+
+    @property
+    def cell_means(self) -> Array:
+        """``(cells,)`` the mean over cases of each cell."""
+        means: Array = self.sums.sum(1) / self.counts.sum(1)
+        return means
+
+    @property
+    def mean(self) -> float:
+        """The mean over cells of the mean over cases."""
+        return float(self.cell_means.mean())
+
+
 def bootstrap_mean(
     values: ArrayLike, subjects: Sequence[object] | None = None, *, resamples: int = 2000, seed: int = 0
 ) -> Interval:
@@ -69,7 +111,7 @@ def bootstrap_mean(
         return Interval(mean, float("nan"), float("nan"), cases, n)
     drawn = _redraws(np.random.default_rng(seed), n, resamples)
     means = np.concatenate([(weights @ sums) / (weights @ counts) for weights in drawn])
-    low, high = _interval(means)
+    low, high = percentiles(means)
     return Interval(mean, low, high, cases, n)
 
 
@@ -91,7 +133,7 @@ def bootstrap_statistic(
         for weights in _redraws(np.random.default_rng(seed), n, resamples)
         for start in range(0, len(weights), rows)
     ]
-    low, high = _interval(np.concatenate(values))
+    low, high = percentiles(np.concatenate(values))
     return Interval(value, low, high, cases, n)
 
 
@@ -129,46 +171,51 @@ def hierarchical_bootstrap(
     interval then says nothing about other subsets or seeds. With few subsets (3 to 5) it is too narrow, as any
     bootstrap of so few is.
     """
-    difference = np.asarray(difference, dtype=float)
-    kept = ~np.isnan(difference)
-    columns = [np.asarray([str(value) for value in column])[kept] for column in (subset, seed_of_run, case)]
-    if not kept.any():
-        raise ValueError("no differences to draw from")
-    cells, cell_of = np.unique(np.stack(columns[:2]), axis=1, return_inverse=True)
-    cases, case_of = np.unique(columns[2], return_inverse=True)
-    subsets, subset_of_cell = np.unique(cells[0], return_inverse=True)
-    sums = np.zeros((cells.shape[1], len(cases)))
-    counts = np.zeros_like(sums)
-    np.add.at(sums, (cell_of, case_of), difference[kept])
-    np.add.at(counts, (cell_of, case_of), 1.0)
+    values = StudyValues.of(subset, seed_of_run, case, difference)
+    (drawn,) = redraw_study([values], resamples=resamples, seed=seed)
+    low, high = percentiles(drawn)
+    means = values.cell_means
+    sd = float(means.std(ddof=1)) if len(means) > 1 else float("nan")
+    subsets = tuple(sorted({subset for subset, _ in values.cells}))
+    return StudyDifference(values.mean, sd, low, high, subsets, len(means), len(values.cases))
 
-    cell_means = sums.sum(1) / counts.sum(1)
+
+def redraw_study(parts: Sequence[StudyValues], *, resamples: int, seed: int) -> list[Array]:
+    """``(resamples,)`` estimates of each part, from redraws that all parts share.
+
+    Cases are drawn once for all parts. Subsets and seeds are too, for parts with the same cells; parts whose cells
+    differ (one is missing, or there is but one way to take all labels) draw their own. NaN where nothing was drawn.
+    """
+    cases = sorted({case for part in parts for case in part.cases})
+    place = {case: number for number, case in enumerate(cases)}
     rng = np.random.default_rng(seed)
-    drawn = [
-        _weighted_study(sums, counts, weights, _redraw_cells(rng, subset_of_cell, len(weights)))
-        for weights in _redraws(rng, len(cases), resamples)
-    ]
-    low, high = _interval(np.concatenate(drawn))
-    sd = float(cell_means.std(ddof=1)) if len(cell_means) > 1 else float("nan")
-    return StudyDifference(
-        float(cell_means.mean()), sd, low, high, tuple(map(str, subsets)), len(cell_means), len(cases)
-    )
+    drawn: list[list[Array]] = [[] for _ in parts]
+    for case_weights in _redraws(rng, len(cases), resamples):
+        of_cells: dict[tuple[tuple[str, str], ...], Array] = {}
+        for estimates, part in zip(drawn, parts, strict=True):
+            if part.cells not in of_cells:
+                of_cells[part.cells] = _redraw_cells(rng, part.cells, len(case_weights))
+            own = case_weights[:, [place[case] for case in part.cases]]
+            estimates.append(_weighted_study(part, own, of_cells[part.cells]))
+    return [np.concatenate(estimates) for estimates in drawn]
 
 
-def _weighted_study(sums: Array, counts: Array, case_weights: Array, cell_weights: Array) -> Array:
+def _weighted_study(part: StudyValues, case_weights: Array, cell_weights: Array) -> Array:
     """One estimate per redraw. A cell none of whose cases were drawn says nothing in that redraw."""
-    totals, sizes = case_weights @ sums.T, case_weights @ counts.T
+    totals, sizes = case_weights @ part.sums.T, case_weights @ part.counts.T
     weights = cell_weights * (sizes > 0)
     means = np.divide(totals, sizes, out=np.zeros_like(totals), where=sizes > 0)
-    estimates: Array = (weights * means).sum(1) / weights.sum(1)
+    whole = weights.sum(1)
+    estimates: Array = np.divide((weights * means).sum(1), whole, out=np.full_like(whole, np.nan), where=whole > 0)
     return estimates
 
 
-def _redraw_cells(rng: np.random.Generator, subset_of_cell: Array, redraws: int) -> Array:
+def _redraw_cells(rng: np.random.Generator, cells: Sequence[tuple[str, str]], redraws: int) -> Array:
     """``(redraws, cells)``: how often each cell is drawn; a subset drawn k times draws its seeds anew k times."""
+    _, subset_of_cell = np.unique([subset for subset, _ in cells], return_inverse=True)
     sizes = np.bincount(subset_of_cell)
     chosen = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=redraws)
-    weights = np.zeros((redraws, len(subset_of_cell)))
+    weights = np.zeros((redraws, len(cells)))
     for index, size in enumerate(sizes):
         weights[:, subset_of_cell == index] = rng.multinomial(chosen[:, index] * size, np.full(size, 1 / size))
     return weights
@@ -181,9 +228,12 @@ def _redraws(rng: np.random.Generator, n: int, resamples: int) -> Iterator[Array
         yield rng.multinomial(n, np.full(n, 1 / n), size=min(block, resamples - start)).astype(float)
 
 
-def _interval(draws: Array) -> tuple[float, float]:
+def percentiles(draws: Array, *, between: bool = True) -> tuple[float, float]:
+    """The 95 % interval of ``draws``; its ends are draws themselves unless ``between``, as infinite ones must be."""
     draws = draws[~np.isnan(draws)]
-    low, high = np.percentile(draws, [(100 - _CONFIDENCE) / 2, (100 + _CONFIDENCE) / 2])
+    ends = (100 - _CONFIDENCE) / 2, (100 + _CONFIDENCE) / 2
+    ways = ("linear", "linear") if between else ("lower", "higher")
+    low, high = (np.percentile(draws, end, method=way) for end, way in zip(ends, ways, strict=True))
     return float(low), float(high)
 
 

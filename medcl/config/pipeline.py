@@ -47,14 +47,19 @@ class GridConfig(Strict):
     labelled: tuple[Labelled, ...] = Field((2, "all"), min_length=1, description="how many labelled records; or all")
     subsets: PositiveInt = Field(3, description="labelled subsets of every count (one for all)")
     seeds: tuple[NonNegativeInt, ...] = Field((0,), min_length=1, description="seeds of the fine-tuning")
+    steps: tuple[PositiveInt, ...] | None = Field(
+        None,
+        min_length=1,
+        description="steps of the fine-tuning, every cell once with each; default: what finetune says",
+    )
     pretrain_per_seed: bool = Field(
         False, description="pretrain anew for every seed, so that intervals hold its chance too"
     )
 
     @model_validator(mode="after")
     def _distinct(self) -> GridConfig:
-        for name in ("labelled", "seeds"):
-            values = getattr(self, name)
+        for name in ("labelled", "seeds", "steps"):
+            values = getattr(self, name) or ()
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} names a value twice: {', '.join(map(str, values))}")
         return self

@@ -29,13 +29,13 @@ def efficiency_figure(study: Mapping[str, Any]) -> Markup:
             rows = [row for row in study["rows"] if row["arm"] == arm]
             if not rows:
                 continue
-            x = [counts.index(row["labelled"]) + _dodge(number, len(series)) for row in rows]
+            x = [counts.index(row["labelled"]) + dodge(number, len(series)) for row in rows]
             y = [row["dice"] for row in rows]
-            _points(axes, x, y, [(row["low"], row["high"]) for row in rows], series[arm], label)
+            draw_points(axes, x, y, [(row["low"], row["high"]) for row in rows], series[arm], label)
         full = [row["dice"] for row in study["rows"] if (row["arm"], row["labelled"]) == (study["baseline"], "all")]
         if full:
             axes.axhline(full[0], color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-        _counts_axis(axes, study)
+        counts_axis(axes, study)
         axes.set_title("Mean Dice")
         axes.legend(loc="lower right", fontsize=8.5)
         said = [f"{row['label']} with {row['labelled']}: {row['dice']:.3f}" for row in study["rows"]]
@@ -53,12 +53,12 @@ def difference_figure(study: Mapping[str, Any]) -> Markup | None:
     with figure("half", 3.7) as (drawn, (axes,)):
         for number, arm in enumerate(others):
             rows = [row for row in compared if row["arm"] == arm]
-            x = [counts.index(row["labelled"]) + _dodge(number, len(others)) for row in rows]
+            x = [counts.index(row["labelled"]) + dodge(number, len(others)) for row in rows]
             intervals = [(100 * row["difference_low"], 100 * row["difference_high"]) for row in rows]
             y = [100 * row["difference"] for row in rows]
-            _points(axes, x, y, intervals, series[arm], study["arms"][arm], line=False)
+            draw_points(axes, x, y, intervals, series[arm], study["arms"][arm], line=False)
         axes.axhline(0, color=SERIES[0], linewidth=1.2, zorder=1)
-        _counts_axis(axes, study)
+        counts_axis(axes, study)
         axes.set_title(f"Dice points above the baseline, {baseline}")
         said = [
             f"{row['label']} with {row['labelled']}: {100 * row['difference']:+.1f} points, "
@@ -68,7 +68,7 @@ def difference_figure(study: Mapping[str, Any]) -> Markup | None:
         return to_svg(drawn, f"Paired difference to {baseline}", "; ".join(said) + ".")
 
 
-def _points(
+def draw_points(
     axes: Axes,
     x: Sequence[float],
     y: Sequence[float],
@@ -95,7 +95,7 @@ def _points(
     )
 
 
-def _counts_axis(axes: Axes, study: Mapping[str, Any]) -> None:
+def counts_axis(axes: Axes, study: Mapping[str, Any]) -> None:
     total = len(study["data"]["subsets"].get("all", ())) or len(study["data"]["train"])
     labels = [f"all ({total})" if count == "all" else str(count) for count in study["labelled"]]
     axes.set_xticks(range(len(labels)), labels)
@@ -103,6 +103,6 @@ def _counts_axis(axes: Axes, study: Mapping[str, Any]) -> None:
     axes.set_xlabel("labelled volumes")
 
 
-def _dodge(number: int, of: int) -> float:
+def dodge(number: int, of: int) -> float:
     """A small shift that keeps the intervals of different arms apart."""
     return 0.09 * (number - (of - 1) / 2)

@@ -47,6 +47,11 @@ def points(value: float | None) -> str:
     )
 
 
+def worth(value: float | str | None) -> str:
+    """A number of labels, or the words for one that lies beyond what was measured; a dash where there is none."""
+    return "\N{EN DASH}" if value is None else value if isinstance(value, str) else f"{value:.1f}"
+
+
 def environment_facts(facts: Mapping[str, Any]) -> dict[str, str]:
     """What someone needs to know of where a run ran, from its ``run.json``."""
     versions = facts.get("versions", {})
@@ -75,6 +80,6 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(duration=duration, score=score, points=points)
+    environment.filters.update(duration=duration, score=score, points=points, worth=worth)
     environment.globals["stylesheet"] = Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8"))
     return environment

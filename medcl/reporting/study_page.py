@@ -15,6 +15,7 @@ from markupsafe import Markup
 from medcl import __version__
 from medcl.errors import MedclError
 from medcl.records.layouts import open_data
+from medcl.reporting.budget import steps_figure, worth_figure
 from medcl.reporting.curves import FINETUNING, PRETRAINING, Line, curve_figure, run_curves
 from medcl.reporting.efficiency import difference_figure, efficiency_figure, series_of
 from medcl.reporting.figures import write_svg
@@ -36,12 +37,16 @@ def write_study_page(run: RunFolder) -> Path:
     """
     study: Study = json.loads((run.path / "study.json").read_text(encoding="utf-8"))
     facts = run.read_facts()
-    efficiency = efficiency_figure(study) if study["rows"] else None
-    difference = difference_figure(study)
-    for name, drawn in (("label_efficiency", efficiency), ("differences", difference)):
+    trained = fully_trained(study)
+    efficiency = efficiency_figure(trained) if study["rows"] else None
+    difference = difference_figure(trained)
+    worth = worth_figure(trained)
+    steps = {count: drawn for count in study["labelled"] if (drawn := steps_figure(study, count)) is not None}
+    named = {"label_efficiency": efficiency, "differences": difference, "label_worth": worth}
+    for name, drawn in (named | {f"steps_{count}": drawn for count, drawn in steps.items()}).items():
         if drawn is not None:
             write_svg(run.path / "figures" / f"{name}.svg", drawn)
-    best = best_row(study)
+    best = best_row(trained)
     shown = _shown_cell(study, best)
     return write_html(
         run.page,
@@ -52,10 +57,15 @@ def write_study_page(run: RunFolder) -> Path:
         study=study,
         started=str(facts.get("started", ""))[:10],
         best=best,
-        reference=_row(study, study["baseline"], study["at"]),
+        reference=_row(trained, study["baseline"], study["at"]),
         efficiency=efficiency,
         difference=difference,
+        worth=worth,
+        steps=list(steps.values()),
+        several_steps=len(study["steps"] or ()) > 1,
         groups=_groups(study),
+        pools=len({row["pool"] for row in study["rows"]} - {None}) > 1,
+        pool_size=len(study["data"]["train"]) + len(study["data"]["validation"]),
         shares=any(row["share"] is not None for row in study["rows"]),
         series=series_of(list(study["arms"]), study["baseline"]),
         pretraining=_pretraining(run, study),
@@ -72,6 +82,14 @@ def write_study_page(run: RunFolder) -> Path:
     )
 
 
+def fully_trained(study: Study) -> Study:
+    """The study without the rows of shorter fine-tunings, where its grid has several numbers of steps."""
+    return {
+        **study,
+        "rows": [row for row in study["rows"] if not study["steps"] or row["steps"] == max(study["steps"])],
+    }
+
+
 def best_row(study: Study) -> Mapping[str, Any] | None:
     """The row with the highest Dice at the headline's labelled count, else of all rows."""
     rows = [row for row in study["rows"] if row["labelled"] == study["at"]] or study["rows"]
@@ -83,21 +101,26 @@ def _row(study: Study, arm: str, count: Any) -> Mapping[str, Any] | None:
 
 
 def _groups(study: Study) -> list[list[dict[str, Any]]]:
-    """The table's rows by labelled count, the highest Dice of each marked."""
+    """The table's rows by labelled count and, in a grid of steps, by these."""
     groups = []
     for count in study["labelled"]:
-        rows = [row for row in study["rows"] if row["labelled"] == count]
-        if rows:
-            top = max(row["dice"] for row in rows)
-            groups.append([{**row, "best": len(rows) > 1 and row["dice"] == top} for row in rows])
+        for steps in sorted(study["steps"] or ()) or (None,):
+            rows = [row for row in study["rows"] if row["labelled"] == count and steps in (None, row["steps"])]
+            groups += [rows] if rows else []
     return groups
+
+
+def _owner(study: Study, entry: Mapping[str, Any]) -> str:
+    """Whose pretraining it is, and what it saw if that was a labelled subset only."""
+    arms = ", ".join(study["arms"][arm] for arm in entry["arms"])
+    return arms if entry["pool"] == "fixed" else f"{arms}, {entry['labelled']} labelled, subset {entry['subset']}"
 
 
 def _pretraining(run: RunFolder, study: Study) -> list[dict[str, Any]]:
     shown = []
     for entry in study["pretrainings"]:
         folder = RunFolder(run.path / entry["folder"])
-        owner = ", ".join(study["arms"][arm] for arm in entry["arms"])
+        owner = _owner(study, entry)
         figures = run_curves(folder.read_metrics(), PRETRAINING, f"pretraining of {owner}")
         if figures:
             shown.append({"owner": owner, "folder": entry["folder"], "figures": figures})
@@ -113,7 +136,7 @@ def _representations(run: RunFolder, study: Study) -> dict[str, Any] | None:
         found = read_diagnoses(folder, metrics)
         if not found:
             continue
-        owner = ", ".join(study["arms"][arm] for arm in entry["arms"])
+        owner = _owner(study, entry)
         last = diagnoses[owner] = list(found.values())[-1]
         speeds = sorted(row["steps_per_second"] for row in metrics if "steps_per_second" in row)
         rows.append(
@@ -164,7 +187,7 @@ def _shown_cell(study: Study, best: Mapping[str, Any] | None) -> Mapping[str, An
     cells: list[Mapping[str, Any]] = [
         cell
         for cell in study["cells"]
-        if cell["dice"] and (cell["arm"], cell["labelled"]) == (best["arm"], best["labelled"])
+        if cell["dice"] and all(cell[key] == best[key] for key in ("arm", "labelled", "steps"))
     ]
     cells.sort(key=lambda cell: _mean(cell["dice"].values()))
     return cells[(len(cells) - 1) // 2]
@@ -183,7 +206,7 @@ def _cases(run: RunFolder, study: Study, cell: Mapping[str, Any]) -> list[dict[s
             for other in study["cells"]
             if other["dice"]
             and other["arm"] == study["baseline"] != cell["arm"]
-            and all(other[key] == cell[key] for key in ("labelled", "subset", "seed"))
+            and all(other[key] == cell[key] for key in ("labelled", "subset", "seed", "steps"))
         ),
         {},
     )

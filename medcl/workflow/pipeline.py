@@ -1,7 +1,8 @@
 """`medcl run`: prepare, pretrain, then fine-tune, predict and score every cell of a grid, and end in a table and a page.
 
 Everything lies in ``config.out``: ``prepared/`` (one store for all), ``pretrain/<arm>/``, ``cells/<arm>/n2-s0-r0/``
-(the fine-tuning's run folder with ``masks/`` and ``scores.json``), ``table.csv|json|md``, ``study.json``, ``page.html``.
+(the fine-tuning's run folder with ``masks/`` and ``scores.json``), ``table.csv|json|md``, ``cases.csv``, ``study.json``,
+``page.html``.
 Run again after an interruption, it goes on where it was; run with a changed configuration, it repeats what changed.
 """
 
@@ -29,7 +30,8 @@ from medcl.workflow.cells import (
 )
 from medcl.workflow.lanes import Outcome, Task, run_tasks
 from medcl.workflow.plan import Cell, Plan, make_plan
-from medcl.workflow.study import Row, Scored, build_rows, read_scores, write_table
+from medcl.workflow.study import Row, Scored, build_rows, read_scores
+from medcl.workflow.table import write_cases, write_table
 
 
 class Watcher:
@@ -96,8 +98,9 @@ def run(
             outcomes.append(outcome)
         ended_well = {outcome.name for outcome in outcomes if outcome.state != "failed"}
         scored = read_scores([cell for cell in plan.cells if cell.name in ended_well])
-        rows = build_rows(plan, scored)
+        rows = build_rows(plan, data, scored)
         write_table(config.out, rows)
+        write_cases(config.out, scored)
         write_json(config.out / "study.json", without_nan(_study(plan, data, rows, scored, outcomes)))
         folder.record(failed=[outcome.name for outcome in outcomes if outcome.state == "failed"])
     return Result(write_study_page(folder), tuple(rows), tuple(outcomes))
@@ -144,6 +147,7 @@ def _study(plan: Plan, data: StudyData, rows: list[Row], scored: Scored, outcome
         "simulated": config.simulated,
         "baseline": config.baseline,
         "at": config.compare.at or config.grid.labelled[0],
+        "steps": list(config.grid.steps) if config.grid.steps else None,
         "on": config.evaluate.on,
         "tolerance_mm": config.evaluate.tolerance,
         "arms": {arm: config.label_of(arm) for arm in config.arms},
@@ -155,6 +159,9 @@ def _study(plan: Plan, data: StudyData, rows: list[Row], scored: Scored, outcome
             {
                 "folder": p.name,
                 "arms": list(dict.fromkeys(cell.arm for cell in plan.cells if cell.pretraining is p)),
+                "pool": p.config.data.pool,
+                "labelled": p.config.data.labelled if p.config.data.pool == "labelled" else None,
+                "subset": p.config.data.subset,
             }
             for p in plan.pretrainings
         ],
@@ -175,5 +182,6 @@ def _cell(cell: Cell, scored: Scored) -> dict[str, Any]:
         "labelled": cell.labelled,
         "subset": cell.subset,
         "seed": cell.seed,
+        "steps": cell.config.steps,
         "dice": dict(zip(scores.ids, scores.values("dice").tolist(), strict=True)) if scores else None,
     }

@@ -52,12 +52,13 @@ class Pretraining:
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One fine-tuning of the grid: an arm with a labelled count, a labelled subset and a seed."""
+    """One fine-tuning of the grid: an arm with a labelled count, a labelled subset, a seed and, in a grid of steps, these."""
 
     arm: str
     labelled: Labelled
     subset: int
     seed: int
+    steps: int | None
     config: FinetuneConfig
     pretraining: Pretraining | None
 
@@ -96,7 +97,9 @@ def make_plan(config: PipelineConfig) -> Plan:
         raise ConfigError(list(dict.fromkeys(problems)))
     counts, arms = list(config.grid.labelled), list(config.arms)
     # the first subset of every count and arm comes first: an interrupted study already shows its shape
-    cells.sort(key=lambda cell: (cell.subset, cell.seed, counts.index(cell.labelled), arms.index(cell.arm)))
+    cells.sort(
+        key=lambda cell: (cell.subset, cell.seed, counts.index(cell.labelled), cell.steps or 0, arms.index(cell.arm))
+    )
     return Plan(config, data, tuple(pretrainings.values()), tuple(cells))
 
 
@@ -181,17 +184,19 @@ def _cells(
     shared = _pretraining(config, data, arm, seed, pretrainings) if pool == "fixed" else None
     for count in config.grid.labelled:
         for subset in range(1 if count == "all" else config.grid.subsets):
-            folder = config.out / "cells" / arm / f"n{count}-s{subset}-r{seed}"
             chosen = data.model_copy(update={"labelled": count, "subset": subset, "pool": pool})
             source = shared if pool == "fixed" else _pretraining(config, chosen, arm, seed, pretrainings)
-            own = {
-                "data": chosen,
-                "out": folder,
-                "init": source.folder if source else None,
-                "seed": seed,
-            }
-            resolved = _resolve(FinetuneConfig, config, "finetune", arm, config.arms[arm].finetune, own)
-            cells.append(Cell(arm, count, subset, seed, resolved, source))
+            for steps in config.grid.steps or (None,):
+                folder = f"n{count}-s{subset}-r{seed}" + (f"-t{steps}" if steps else "")
+                own = {
+                    "data": chosen,
+                    "out": config.out / "cells" / arm / folder,
+                    "init": source.folder if source else None,
+                    "seed": seed,
+                    **({"steps": steps} if steps else {}),
+                }
+                resolved = _resolve(FinetuneConfig, config, "finetune", arm, config.arms[arm].finetune, own)
+                cells.append(Cell(arm, count, subset, seed, steps, resolved, source))
     return cells
 
 
@@ -201,7 +206,8 @@ def _resolve(
     """The configuration of one run: a file, the shared section, the arm's section, then what the pipeline sets."""
     shared: Mapping[str, Any] = getattr(config, stage)
     where = {**dict.fromkeys(shared, stage), **dict.fromkeys(section, f"arms.{arm}.{stage}")}
-    forbidden = [key for key in where if key in (*_OWN_KEYS, *(("seed",) if "seed" in own else ()))]
+    overridden = {"steps"} - set(section)  # grid.steps may stand beside the shared section's, not beside an arm's own
+    forbidden = [key for key in where if key in {*_OWN_KEYS, *own} - overridden]
     if forbidden:
         raise ConfigError([f"{where[key]}.{key}: is set by the pipeline for every arm" for key in forbidden])
     try:

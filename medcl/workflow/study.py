@@ -1,4 +1,4 @@
-"""What a study found: one row for every arm and labelled count, with intervals (volumetric.md 3.4).
+"""What a study found: one row for every arm, labelled count and number of steps, with intervals (volumetric.md 3.4).
 
 A cell's value is the mean over its cases of the case's mean foreground Dice. A row is the mean of its cells, with the
 standard deviation over labelled subsets x seeds, and 95 % bootstrap intervals over (subset, seed, subject).
@@ -6,32 +6,40 @@ standard deviation over labelled subsets x seeds, and 95 % bootstrap intervals o
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from medcl.evaluation.scores import Evaluation, without_nan
-from medcl.evaluation.statistics import StudyDifference, hierarchical_bootstrap
-from medcl.files import write_json, write_text
+from medcl.config.data import Pool
+from medcl.config.pipeline import Labelled
+from medcl.evaluation.label_worth import LabelWorth, label_worth
+from medcl.evaluation.scores import Evaluation
+from medcl.evaluation.statistics import StudyDifference, StudyValues, hierarchical_bootstrap
+from medcl.workflow.budget import budget_of
+from medcl.workflow.cells import StudyData
 from medcl.workflow.plan import Cell, Plan
 
 
 @dataclass(frozen=True)
 class Row:
-    """One arm with one labelled count. Scores are fractions; None where there is nothing to compute it from.
+    """One arm with one labelled count, fine-tuned for ``steps``. Scores are fractions; None where there is nothing to
+    compute it from.
 
-    ``difference`` is to the baseline arm on the ``pairs`` cells of identical subset and seed that both have.
-    ``share`` is the Dice divided by the baseline's with all labels.
+    ``pool`` says which images it saw without labels (None: none). ``difference`` is to the baseline arm on the ``pairs``
+    cells of identical subset, seed and steps that both have; ``share`` is the Dice divided by the baseline's with all labels.
+    ``best`` marks the highest Dice of its labelled count and steps where the paired interval of its difference to the next is above
+    0. ``worth`` is the number of labels with which the baseline reaches this Dice; where it lies beyond the baseline's
+    counts, the words ``more than 8`` or ``fewer than 1``.
+    Steps and CPU minutes are those of :class:`~medcl.workflow.budget.Budget`.
     """
 
     arm: str
     label: str
-    labelled: int | str
+    labelled: Labelled
+    steps: int
+    pool: Pool | None
     dice: float
     sd: float | None
     low: float
@@ -41,11 +49,19 @@ class Row:
     difference_high: float | None
     pairs: int
     share: float | None
+    worth: float | str | None
+    worth_low: float | str | None
+    worth_high: float | str | None
     surface_dice: float
     hd95_mm: float
     subsets: int
     seeds: int
     cases: int
+    pretrain_steps: int
+    pretrain_cpu_minutes: float | None
+    finetune_steps: int
+    finetune_cpu_minutes: float | None
+    best: bool = False
 
 
 Scored = dict[Cell, Evaluation]
@@ -56,82 +72,110 @@ def read_scores(cells: Sequence[Cell]) -> Scored:
     return {cell: Evaluation.read(cell.folder / "scores.json") for cell in cells}
 
 
-def build_rows(plan: Plan, scored: Scored) -> list[Row]:
-    """Rows by labelled count, then arm, as the pipeline lists them; those without any finished cell are left out."""
+def build_rows(plan: Plan, data: StudyData, scored: Scored) -> list[Row]:
+    """Rows by labelled count, steps, then arm, as the pipeline lists them; those without any finished cell are left out."""
     config = plan.config
-    full = _pooled(_chosen(scored, config.baseline, "all"), config.compare.resamples)
+    counts: list[Labelled] = list(config.grid.labelled)
     rows = []
-    for count in config.grid.labelled:
-        reference = _chosen(scored, config.baseline, count)
-        for arm in config.arms:
-            cells = _chosen(scored, arm, count)
-            found = _pooled(cells, config.compare.resamples)
-            if found is None:
-                continue
-            paired = None if arm == config.baseline else _paired(cells, reference, config.compare.resamples)
-            rows.append(
-                Row(
-                    arm=arm,
-                    label=config.label_of(arm),
-                    labelled=count,
-                    dice=found.mean,
-                    sd=None if math.isnan(found.sd) else found.sd,
-                    low=found.low,
-                    high=found.high,
-                    difference=paired.mean if paired else None,
-                    difference_low=paired.low if paired else None,
-                    difference_high=paired.high if paired else None,
-                    pairs=paired.cells if paired else 0,
-                    share=found.mean / full.mean if full and full.mean else None,
-                    surface_dice=_mean([scores.values("surface_dice") for scores in cells.values()]),
-                    hd95_mm=_mean([scores.values("hd95_mm") for scores in cells.values()]),
-                    subsets=len({cell.subset for cell in cells}),
-                    seeds=len({cell.seed for cell in cells}),
-                    cases=found.cases,
-                )
-            )
+    for steps in config.grid.steps or (None,):
+        of_steps = {cell: scores for cell, scores in scored.items() if cell.steps == steps}
+        worth = _worth(plan, data, of_steps)
+        full = _pooled(_chosen(of_steps, config.baseline, "all"), config.compare.resamples)
+        for count in counts:
+            reference = _chosen(of_steps, config.baseline, count)
+            group: dict[str, Row] = {}
+            for arm in config.arms:
+                if cells := _chosen(of_steps, arm, count):
+                    row = _row(plan, cells, reference, full, worth.get((arm, count)))
+                    group |= {arm: row} if row else {}
+            rows += _marked(group, {arm: _chosen(of_steps, arm, count) for arm in group}, config.compare.resamples)
+    rows.sort(key=lambda row: counts.index(row.labelled))  # stable: steps and arms stay in their order
     return rows
 
 
-def write_table(folder: Path, rows: Sequence[Row]) -> None:
-    """Write ``table.csv``, ``table.json`` and ``table.md`` to ``folder``."""
-    write_json(folder / "table.json", without_nan([asdict(row) for row in rows]))
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, [field.name for field in fields(Row)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    write_text(folder / "table.csv", stream.getvalue())
-    write_text(folder / "table.md", markdown(rows))
+def _row(
+    plan: Plan, cells: Scored, reference: Scored, full: StudyDifference | None, worth: LabelWorth | None
+) -> Row | None:
+    config, first = plan.config, next(iter(cells))
+    found = _pooled(cells, config.compare.resamples)
+    if found is None:
+        return None
+    paired = None if first.arm == config.baseline else _paired(cells, reference, config.compare.resamples)
+    sees = first.pretraining is not None or first.config.unlabelled is not None
+    return Row(
+        arm=first.arm,
+        label=config.label_of(first.arm),
+        labelled=first.labelled,
+        steps=first.config.steps,
+        pool=first.config.data.pool if sees else None,
+        dice=found.mean,
+        sd=None if math.isnan(found.sd) else found.sd,
+        low=found.low,
+        high=found.high,
+        difference=paired.mean if paired else None,
+        difference_low=paired.low if paired else None,
+        difference_high=paired.high if paired else None,
+        pairs=paired.cells if paired else 0,
+        share=found.mean / full.mean if full and full.mean else None,
+        worth=_in_words(worth.labels, worth) if worth else None,
+        worth_low=_in_words(worth.low, worth) if worth else None,
+        worth_high=_in_words(worth.high, worth) if worth else None,
+        surface_dice=_mean([scores.values("surface_dice") for scores in cells.values()]),
+        hd95_mm=_mean([scores.values("hd95_mm") for scores in cells.values()]),
+        subsets=len({cell.subset for cell in cells}),
+        seeds=len({cell.seed for cell in cells}),
+        cases=found.cases,
+        **vars(budget_of(cells)),
+    )
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """The table as Markdown: Dice in fractions, differences in Dice points (hundredths)."""
-    lines = [
-        "| labelled | arm | Dice ± SD | 95 % interval | difference in points [95 %] | share of all labels | subsets x seeds |",
-        "| ---: | :--- | :--- | :--- | :--- | ---: | ---: |",
-    ]
-    for row in rows:
-        spread = f"{row.dice:.3f}" + (f" ± {row.sd:.3f}" if row.sd is not None else "")
-        lines.append(
-            f"| {row.labelled} | {row.label} | {spread} | {row.low:.3f} to {row.high:.3f} | {_difference(row)} | "
-            f"{f'{100 * row.share:.1f} %' if row.share is not None else ''} | {row.subsets} x {row.seeds} |"
-        )
-    return "\n".join(lines) + "\n"
+def _marked(group: Mapping[str, Row], cells: Mapping[str, Scored], resamples: int) -> list[Row]:
+    """The rows of one labelled count, the best marked where it is surely better than the next."""
+    ranked = sorted(group.values(), key=lambda row: row.dice, reverse=True)
+    sure = None
+    if len(ranked) > 1:
+        gap = _paired(cells[ranked[0].arm], cells[ranked[1].arm], resamples)
+        sure = ranked[0].arm if gap and gap.low > 0 else None
+    return [replace(row, best=row.arm == sure) for row in group.values()]
 
 
-def _difference(row: Row) -> str:
-    if row.difference is None or row.difference_low is None or row.difference_high is None:
-        return ""
-    return f"{100 * row.difference:+.1f} [{100 * row.difference_low:+.1f}, {100 * row.difference_high:+.1f}]"
+def _worth(plan: Plan, data: StudyData, scored: Scored) -> dict[tuple[str, Labelled], LabelWorth]:
+    """What every arm but the baseline is worth in labels of the baseline, by arm and labelled count."""
+    config = plan.config
+    values: dict[tuple[str, Labelled], StudyValues] = {}
+    for arm in config.arms:
+        for count in config.grid.labelled:
+            columns = _columns(_dice(_chosen(scored, arm, count)))
+            if columns is not None:
+                values[arm, count] = StudyValues.of(*columns)
+    numbers = {count: len(data.subsets["all"]) if count == "all" else count for count in config.grid.labelled}
+    reference = {float(numbers[count]): found for (arm, count), found in values.items() if arm == config.baseline}
+    others = {key: found for key, found in values.items() if key[0] != config.baseline}
+    if len(reference) < 2 or not others:
+        return {}
+    return label_worth(reference, others, resamples=config.compare.resamples)
 
 
-def _chosen(scored: Scored, arm: str, count: int | str) -> Scored:
+def _in_words(labels: float, worth: LabelWorth) -> float | str:
+    if math.isinf(labels):
+        return f"more than {worth.most:g}"
+    return labels if labels > 0 else f"fewer than {worth.least:g}"
+
+
+def _chosen(scored: Scored, arm: str, count: Labelled) -> Scored:
     return {cell: scores for cell, scores in scored.items() if (cell.arm, cell.labelled) == (arm, count)}
+
+
+Values = Sequence[tuple[Cell, Evaluation, np.ndarray]]
+
+
+def _dice(cells: Scored) -> Values:
+    return [(cell, scores, scores.values("dice")) for cell, scores in cells.items()]
 
 
 def _pooled(cells: Scored, resamples: int) -> StudyDifference | None:
     """The mean Dice of ``cells``; None where there is none."""
-    return _bootstrap([(cell, scores, scores.values("dice")) for cell, scores in cells.items()], resamples)
+    return _bootstrap(_dice(cells), resamples)
 
 
 def _paired(cells: Scored, baseline: Scored, resamples: int) -> StudyDifference | None:
@@ -150,15 +194,20 @@ def _paired(cells: Scored, baseline: Scored, resamples: int) -> StudyDifference 
     return _bootstrap(differences, resamples)
 
 
-def _bootstrap(values: Sequence[tuple[Cell, Evaluation, np.ndarray]], resamples: int) -> StudyDifference | None:
+def _bootstrap(values: Values, resamples: int) -> StudyDifference | None:
+    columns = _columns(values)
+    return None if columns is None else hierarchical_bootstrap(*columns, resamples=resamples)
+
+
+def _columns(values: Values) -> tuple[list[int], list[int], list[str], np.ndarray] | None:
+    """A tidy table of labelled subset, seed, subject and value; None where no case has one."""
     if not any(np.isfinite(found).any() for _, _, found in values):
         return None
-    return hierarchical_bootstrap(
+    return (
         [cell.subset for cell, scores, _ in values for _ in scores.ids],
         [cell.seed for cell, scores, _ in values for _ in scores.ids],
         [subject for _, scores, _ in values for subject in scores.subjects],
         np.concatenate([found for _, _, found in values]),
-        resamples=resamples,
     )
 
 

@@ -146,7 +146,7 @@ def test_the_study_says_what_it_is_and_what_failed(study: RunFolder) -> None:
     assert "medcl predict cells/local/n1-s" in text
     for word in ("best", "median", "worst"):
         assert f"<b>{word.capitalize()}</b>" in text
-    for name in ("label_efficiency", "differences"):
+    for name in ("label_efficiency", "differences", "label_worth"):
         drawn = (study.path / "figures" / f"{name}.svg").read_text()
         assert "var(" not in drawn, "a figure of its own has no page to take colours from"
         assert "#0072b2" in drawn

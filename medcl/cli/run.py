@@ -1,7 +1,7 @@
 """`medcl run`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,6 +14,10 @@ def command(
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="key=value, such as data.path=scans/ out=runs/study jobs=2")
+    ] = None,
+    keep: Annotated[
+        Literal["all", "scores"] | None,
+        typer.Option(help="scores: once all is written, remove masks, weights and checkpoints of finished cells."),
     ] = None,
     print_config: PrintConfig = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would run and stop.")] = False,
@@ -35,7 +39,9 @@ def command(
         return
     if pipeline is None:
         raise typer.BadParameter("name a pipeline, such as pipelines/hippocampus.yaml", param_hint="PIPELINE")
-    config = load_config(PipelineConfig, find_config(pipeline), overrides or [])
+    config = load_config(
+        PipelineConfig, find_config(pipeline), [*(overrides or []), *([f"keep={keep}"] if keep else [])]
+    )
     if print_config:
         print(commented(config), end="")
         return

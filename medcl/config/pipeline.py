@@ -104,6 +104,11 @@ class PipelineConfig(Strict):
     predict: StudyPredictConfig = StudyPredictConfig()
     evaluate: StudyEvaluateConfig = StudyEvaluateConfig()
     compare: CompareConfig = CompareConfig()
+    keep: Literal["all", "scores"] = Field(
+        "all",
+        description="scores: at the end, weights, checkpoints and masks of finished cells go (the masks on the page stay), and the "
+        "pretrainings' checkpoints; what needs masks later, such as another tolerance, trains those cells anew",
+    )
     jobs: PositiveInt = Field(1, description="runs at a time, in processes of one thread each when more than one")
 
     @model_validator(mode="after")

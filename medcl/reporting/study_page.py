@@ -47,7 +47,7 @@ def write_study_page(run: RunFolder) -> Path:
         if drawn is not None:
             write_svg(run.path / "figures" / f"{name}.svg", drawn)
     best = best_row(trained)
-    shown = _shown_cell(study, best)
+    shown = shown_cell(study)
     return write_html(
         run.page,
         "study.html.j2",
@@ -77,7 +77,7 @@ def write_study_page(run: RunFolder) -> Path:
         stages=_stages(run, study),
         environment=environment_facts(facts),
         repeat=_repeat(facts),
-        use=f"medcl predict {shown['folder']} scan.nii.gz --out masks/" if shown else None,
+        use=f"medcl predict {shown['folder']} scan.nii.gz --out masks/" if shown and study["keep"] == "all" else None,
         config=run.config.read_text(encoding="utf-8"),
     )
 
@@ -180,8 +180,9 @@ def _finetuning(run: RunFolder, study: Study) -> list[Markup]:
     return panels
 
 
-def _shown_cell(study: Study, best: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+def shown_cell(study: Study) -> Mapping[str, Any] | None:
     """The cell whose masks are shown: of the best row, the one of median Dice, so that it flatters nobody."""
+    best = best_row(fully_trained(study))
     if best is None:
         return None
     cells: list[Mapping[str, Any]] = [

@@ -21,7 +21,12 @@ from medcl.config.pretrain import PretrainConfig
 from medcl.errors import DataError
 from medcl.files import write_json
 from medcl.runs import RunFolder
+from medcl.weights.read import TENSORS
 from medcl.workflow.plan import Cell, Pretraining, digest, identity
+
+SCORES = "scores.json"
+_REMOVED = "removed"
+_HEAVY = ("masks", "weights", "checkpoints", "tensorboard", "pseudo", "page.html", "metrics.csv", "scores.csv")
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,15 @@ class Stages:
         """Write down that a stage was ``begun`` or ``finished``."""
         write_json(self._path, {**self._read(), stage: {"digest": digest, "state": state}})
 
+    def note_removal(self) -> None:
+        """Write down that what the stages left behind, but for their results, is being removed."""
+        write_json(self._path, {**self._read(), _REMOVED: {}})
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing of what the stages left behind was removed."""
+        return _REMOVED not in self._read()
+
     def _read(self) -> dict[str, dict[str, str]]:
         return json.loads(self._path.read_text()) if self._path.is_file() else {}
 
@@ -87,10 +101,14 @@ def cell_digests(cell: Cell, data: StudyData, config: PipelineConfig) -> dict[st
 
 
 def is_finished(folder: Path, digests: Mapping[str, str]) -> bool:
-    """Whether ``folder`` holds the finished stages of these digests."""
+    """Whether ``folder`` holds the finished stages of these digests.
+
+    ``run.json``, ``stages.json`` and the scores say so, wherever they were copied to: masks, weights and checkpoints need
+    not have come along.
+    """
     stages = Stages(folder)
     done = all(stages.is_finished(stage, digest) for stage, digest in digests.items())
-    return done and RunFolder(folder).is_finished()
+    return done and RunFolder(folder).is_finished() and ("evaluate" not in digests or (folder / SCORES).is_file())
 
 
 def run_pretraining(pretraining: Pretraining, data: StudyData, commands: Commands, root: Path) -> None:
@@ -100,27 +118,29 @@ def run_pretraining(pretraining: Pretraining, data: StudyData, commands: Command
 
 
 def run_cell(cell: Cell, data: StudyData, config: PipelineConfig, commands: Commands) -> None:
-    """Bring a cell to its end: fine-tuned, its held-out records predicted and scored."""
-    digests = cell_digests(cell, data, config)
-    _train("finetune", digests["finetune"], cell.folder, config.out, lambda: commands.finetune(cell.config))
+    """Bring a cell to its end: fine-tuned, its held-out records predicted and scored.
 
+    A cell that is not finished, but whose weights were removed or stayed on another machine, is trained anew.
+    """
+    digests = cell_digests(cell, data, config)
     ids = data.held_out(config.evaluate.on)
     stages = Stages(cell.folder)
-    masks, scores = cell.folder / "masks", cell.folder / "scores.json"
-    if not stages.is_finished("predict", digests["predict"]):
+    masks, scores = cell.folder / "masks", cell.folder / SCORES
+    if not (stages.is_finished("predict", digests["predict"]) and masks.is_dir() and stages.is_whole):
+        _train("finetune", digests["finetune"], cell.folder, config.out, lambda: commands.finetune(cell.config))
         if stages.digest("predict") != digests["predict"]:
             shutil.rmtree(masks, ignore_errors=True)
         stages.note("predict", digests["predict"], "begun")
         commands.predict(cell.config, ids, masks, config.predict)
         stages.note("predict", digests["predict"], "finished")
-    if not stages.is_finished("evaluate", digests["evaluate"]):
+    if not stages.is_finished("evaluate", digests["evaluate"]) or not scores.is_file():
         commands.evaluate(masks, cell.config.data, ids, scores, config.evaluate)
         stages.note("evaluate", digests["evaluate"], "finished")
 
 
 def _train(stage: str, expected: str, folder: Path, root: Path, train: Callable[[], object]) -> None:
     stages, run = Stages(folder), RunFolder(folder)
-    if stages.digest(stage) != expected:
+    if stages.digest(stage) != expected or (run.is_finished() and not has_weights(folder)):
         _set_aside(folder, root)
         stages.note(stage, expected, "begun")
     if not run.is_finished():
@@ -128,6 +148,26 @@ def _train(stage: str, expected: str, folder: Path, root: Path, train: Callable[
         if not run.is_finished():
             raise DataError(f"{folder}: the {stage} ended before it was finished; run the same command again to go on")
     stages.note(stage, expected, "finished")
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a finished run still has what the next stage starts from."""
+    return Stages(folder).is_whole and (RunFolder(folder).weights / TENSORS).is_file()
+
+
+def keep_scores(folder: Path, *, masks: bool) -> None:
+    """Remove what a finished cell does not need to count as finished: ``_HEAVY``, but the masks if ``masks``.
+
+    What is being removed is written down first: an interruption leaves a finished cell, and its half of the masks is never
+    taken for the whole.
+    """
+    Stages(folder).note_removal()
+    for name in _HEAVY:
+        target = folder / name
+        if target.is_dir() and not (masks and name == "masks"):
+            shutil.rmtree(target)
+        elif target.is_file():
+            target.unlink()
 
 
 def _set_aside(folder: Path, root: Path) -> None:

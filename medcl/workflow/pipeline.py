@@ -4,10 +4,13 @@ Everything lies in ``config.out``: ``prepared/`` (one store for all), ``pretrain
 (the fine-tuning's run folder with ``masks/`` and ``scores.json``), ``table.csv|json|md``, ``cases.csv``, ``study.json``,
 ``page.html``.
 Run again after an interruption, it goes on where it was; run with a changed configuration, it repeats what changed.
+A cell is finished by its ``run.json``, ``stages.json`` and ``scores.json`` alone: a study's folder without masks, weights, checkpoints and
+prepared volumes can be committed or taken to another machine, where only what is new runs (``keep: scores`` leaves just that).
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,13 +20,15 @@ from medcl.config.pipeline import PipelineConfig
 from medcl.errors import DataError
 from medcl.evaluation.scores import without_nan
 from medcl.files import write_json, write_text
-from medcl.reporting.study_page import write_study_page
+from medcl.reporting.study_page import shown_cell, write_study_page
 from medcl.runs import RunFolder
 from medcl.workflow.cells import (
     Commands,
     StudyData,
     cell_digests,
+    has_weights,
     is_finished,
+    keep_scores,
     pretraining_digest,
     run_cell,
     run_pretraining,
@@ -97,30 +102,45 @@ def run(
             _note_failure(config.out, outcome)
             outcomes.append(outcome)
         ended_well = {outcome.name for outcome in outcomes if outcome.state != "failed"}
-        scored = read_scores([cell for cell in plan.cells if cell.name in ended_well])
+        finished = [cell for cell in plan.cells if cell.name in ended_well]
+        scored = read_scores(finished)
         rows = build_rows(plan, data, scored)
         write_table(config.out, rows)
         write_cases(config.out, scored)
-        write_json(config.out / "study.json", without_nan(_study(plan, data, rows, scored, outcomes)))
+        study = without_nan(_study(plan, data, rows, scored, outcomes))
+        write_json(config.out / "study.json", study)
         folder.record(failed=[outcome.name for outcome in outcomes if outcome.state == "failed"])
-    return Result(write_study_page(folder), tuple(rows), tuple(outcomes))
+    page = write_study_page(folder)
+    if config.keep == "scores":
+        shown = shown_cell(study)
+        for cell in finished:
+            keep_scores(cell.folder, masks=shown is not None and shown["folder"] == cell.name)
+        for pretraining in plan.pretrainings:
+            if pretraining.name in ended_well and has_weights(pretraining.folder):
+                for name in ("checkpoints", "tensorboard"):  # the weights stay: later cells start from them
+                    shutil.rmtree(pretraining.folder / name, ignore_errors=True)
+    return Result(page, tuple(rows), tuple(outcomes))
 
 
 def _tasks(plan: Plan, data: StudyData, commands: Commands) -> tuple[list[Task], list[Outcome]]:
     """What is left to do, and what was finished before.
 
-    Pretrainings come first, then cells that need none, so that no lane waits while there is something to do.
+    Pretrainings come first, then cells that need none, so that no lane waits while there is something to do. A pretraining
+    that no unfinished cell starts from is not needed, whether it is there or not.
     """
     root = plan.config.out
+    done = {cell for cell in plan.cells if is_finished(cell.folder, cell_digests(cell, data, plan.config))}
+    needed = {cell.pretraining.name for cell in plan.cells if cell.pretraining and cell not in done}
     tasks, finished = [], []
     for pretraining in plan.pretrainings:
-        if is_finished(pretraining.folder, {"pretrain": pretraining_digest(pretraining, data)}):
+        there = is_finished(pretraining.folder, {"pretrain": pretraining_digest(pretraining, data)})
+        if pretraining.name not in needed or (there and has_weights(pretraining.folder)):
             finished.append(Outcome(pretraining.name, "skipped"))
         else:
             tasks.append(Task(pretraining.name, run_pretraining, (pretraining, data, commands, root)))
     ahead = {task.name for task in tasks}
     for cell in sorted(plan.cells, key=lambda cell: cell.pretraining is not None):
-        if is_finished(cell.folder, cell_digests(cell, data, plan.config)):
+        if cell in done:
             finished.append(Outcome(cell.name, "skipped"))
             continue
         before = cell.pretraining.name if cell.pretraining and cell.pretraining.name in ahead else None
@@ -149,6 +169,7 @@ def _study(plan: Plan, data: StudyData, rows: list[Row], scored: Scored, outcome
         "at": config.compare.at or config.grid.labelled[0],
         "steps": list(config.grid.steps) if config.grid.steps else None,
         "on": config.evaluate.on,
+        "keep": config.keep,
         "tolerance_mm": config.evaluate.tolerance,
         "arms": {arm: config.label_of(arm) for arm in config.arms},
         "labelled": list(config.grid.labelled),

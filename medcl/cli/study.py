@@ -93,6 +93,8 @@ class _Display(Watcher):
             self._runs[cell.name] = (cell.folder, cell.config.steps)
 
     def prepared(self, data: StudyData) -> None:
+        for note in data.notes:
+            self._progress.console.print(note, markup=False)
         self._progress.start()
         self._whole = self._progress.add_task("all runs", total=len(self._runs))
         Thread(target=self._follow, daemon=True).start()

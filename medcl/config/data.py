@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from medcl.config.strict import Strict
 
+Labelled = PositiveInt | Literal["all"]
 Pool = Literal["fixed", "labelled"]
 HeldOut = NonNegativeInt | Annotated[float, Field(gt=0, lt=1)]
 
@@ -28,7 +29,11 @@ class DataConfig(Strict):
         0, description="records held out for choosing recipes and checkpoints: how many, or which share"
     )
     split_seed: int = Field(0, description="fixes which records are held out")
-    labelled: PositiveInt | Literal["all"] = Field("all", description="how many labelled records fine-tuning may see")
+    split: str | None = Field(
+        None,
+        description="a published split instead: acdc_2020, prostate_2020, mmwhs_2020, or a file like those in configs/splits",
+    )
+    labelled: Labelled = Field("all", description="how many labelled records fine-tuning may see")
     subset: NonNegativeInt = Field(
         0, description="which labelled subset of that size (0, 1, 2...); smaller ones are nested in larger"
     )
@@ -37,9 +42,16 @@ class DataConfig(Strict):
     )
     pool: Pool = Field(
         "fixed",
-        description="images that may be seen without their labels: fixed: of all records but the test ones; labelled: of the "
-        "labelled subset alone",
+        description="images that may be seen without their labels: fixed: of all records but the test ones, or of the split's "
+        "own pool; labelled: of the labelled subset alone",
     )
+
+    @model_validator(mode="after")
+    def _one_split(self) -> DataConfig:
+        for key in ("test", "validation", "split_seed", "records"):
+            if self.split is not None and getattr(self, key):
+                raise ValueError(f"split: {self.split} says which records are used for what; take {key} out")
+        return self
 
 
 class RecipeConfig(Strict):

@@ -12,11 +12,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from medcl.config.data import DataConfig, Pool, RecipeConfig
+from medcl.config.data import DataConfig, Labelled, Pool, RecipeConfig
 from medcl.config.encoder import EncoderConfig
 from medcl.config.strict import Strict
 
-Labelled = PositiveInt | Literal["all"]
 ArmName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 
@@ -45,7 +44,9 @@ class GridConfig(Strict):
     """Every arm is fine-tuned once for each labelled count, labelled subset and seed."""
 
     labelled: tuple[Labelled, ...] = Field((2, "all"), min_length=1, description="how many labelled records; or all")
-    subsets: PositiveInt = Field(3, description="labelled subsets of every count (one for all)")
+    subsets: PositiveInt = Field(
+        3, description="labelled subsets of every count (one for all; no more than data.split has)"
+    )
     seeds: tuple[NonNegativeInt, ...] = Field((0,), min_length=1, description="seeds of the fine-tuning")
     steps: tuple[PositiveInt, ...] | None = Field(
         None,
@@ -86,6 +87,14 @@ class CompareConfig(Strict):
     resamples: PositiveInt = Field(2000, description="of the bootstrap")
 
 
+_CHOSEN = {
+    "labelled": "grid.labelled",
+    "subset": "grid.subsets",
+    "records": "grid.labelled and grid.subsets",
+    "pool": "pool of an arm",
+}
+
+
 class PipelineConfig(Strict):
     """`medcl run`."""
 
@@ -113,10 +122,14 @@ class PipelineConfig(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> PipelineConfig:
-        taken = sorted({"labelled", "subset", "records", "pool"} & self.data.model_fields_set)
-        if taken:
-            where = "pool of an arm" if taken[0] == "pool" else "grid.labelled and grid.subsets"
-            raise ValueError(f"data.{taken[0]} is chosen by the study; set {where} instead")
+        for key, where in _CHOSEN.items():
+            if getattr(self.data, key) != DataConfig.model_fields[key].default:
+                raise ValueError(f"data.{key} is chosen by the study; set {where} instead")
+        if self.data.split is not None and self.evaluate.on == "validation":
+            raise ValueError(
+                f"evaluate.on: in {self.data.split} the validation records differ from one labelled subset to the next; "
+                "score on test"
+            )
         if self.compare.baseline is not None and self.compare.baseline not in self.arms:
             raise ValueError(f"compare.baseline: no arm '{self.compare.baseline}'; the arms are {', '.join(self.arms)}")
         if self.compare.at is not None and self.compare.at not in self.grid.labelled:

@@ -30,4 +30,4 @@ def find_config(path: Path | str) -> Path:
 def shipped_configs() -> list[Path]:
     """Every YAML file that comes with medcl."""
     root = shipped_folder()
-    return sorted([*root.glob("configs/*/*.yaml"), *root.glob("pipelines/*.yaml")])
+    return sorted([*root.glob("configs/*/*.yaml"), *root.glob("pipelines/**/*.yaml")])

@@ -65,7 +65,7 @@ def write_study_page(run: RunFolder) -> Path:
         several_steps=len(study["steps"] or ()) > 1,
         groups=_groups(study),
         pools=len({row["pool"] for row in study["rows"]} - {None}) > 1,
-        pool_size=len(study["data"]["train"]) + len(study["data"]["validation"]),
+        pool_size=len(study["data"]["pool"]),
         shares=any(row["share"] is not None for row in study["rows"]),
         series=series_of(list(study["arms"]), study["baseline"]),
         pretraining=_pretraining(run, study),

@@ -31,13 +31,19 @@ _HEAVY = ("masks", "weights", "checkpoints", "tensorboard", "pseudo", "page.html
 
 @dataclass(frozen=True)
 class StudyData:
-    """The data of a study: their digest, the records of each part, and those of every labelled subset by name."""
+    """The data of a study: their digest, the records of each part, and those of every labelled subset by name.
+
+    ``pool`` are the records of the fixed pool, ``prepared`` all but the test ones, ``notes`` what a named split says of itself.
+    """
 
     digest: str
     train: tuple[str, ...]
     validation: tuple[str, ...]
     test: tuple[str, ...]
     subsets: dict[str, tuple[str, ...]]
+    pool: tuple[str, ...]
+    prepared: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def held_out(self, part: str) -> tuple[str, ...]:
         """Ids of the records that ``evaluate.on`` names."""

@@ -22,7 +22,7 @@ def prepare_study(plan: Plan) -> StudyData:
     """Build the one store of a study and say which records it uses for what."""
     data = study_data(plan)
     assert plan.data.store is not None
-    store_for(plan.data, plan.config.recipe, plan.data.store, (*data.train, *data.validation), plan.config.jobs)
+    store_for(plan.data, plan.config.recipe, plan.data.store, data.prepared, plan.config.jobs)
     return data
 
 

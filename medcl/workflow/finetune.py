@@ -28,7 +28,7 @@ from medcl.weights.load import load_into
 from medcl.weights.read import WeightsFile, find_weights
 from medcl.weights.save import save_weights
 from medcl.workflow.pseudo_labels import label_pool
-from medcl.workflow.scans import Scans, labelled_ids, open_scans
+from medcl.workflow.scans import Scans, open_scans
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +41,11 @@ def finetune(config: FinetuneConfig, *, resume: bool = False, progress: bool = T
     run = RunFolder(config.out)
     with run.started("finetune", config, seed=config.seed, resume=resume):
         weights = find_weights(config.init) if config.init is not None else None
-        scans = open_scans(config.data, weights.recipe if weights else config.recipe, run.path)
+        scans = open_scans(config.data, weights.recipe if weights else config.recipe, run.path, labels=True)
         if config.select == "best" and not scans.split.validation:
             raise ConfigError("select=best needs validation records; set data.validation, or select=last")
         recipe = scans.store.recipe
-        ids = labelled_ids(scans.manifest, scans.split, config.data)
+        ids = scans.split.labelled
         labels = recipe.labels or scans.manifest.label_names
         if len(labels) < 2:
             raise DataError(

@@ -6,26 +6,28 @@ from pathlib import Path
 
 from medcl.config.data import DataConfig
 from medcl.config.pipeline import StudyEvaluateConfig
+from medcl.config.split import read_split
 from medcl.errors import DataError
 from medcl.evaluation import segmentation
 from medcl.records.layouts import open_data
-from medcl.records.splits import labelled_subset, split
+from medcl.records.parts import parts_of
 from medcl.workflow.cells import StudyData
-from medcl.workflow.plan import Plan
+from medcl.workflow.plan import Plan, digest
 
 
 def study_data(plan: Plan) -> StudyData:
     """The records of each part and of every labelled subset. Raises DataError where there are too few."""
     config = plan.data
     manifest = open_data(config.path, config.labels)
-    parts = split(manifest, config.test, config.validation, config.split_seed)
-    subsets = {
-        "all" if cell.labelled == "all" else f"n{cell.labelled}-s{cell.subset}": labelled_subset(
-            manifest, parts.train, cell.labelled, cell.subset, config.split_seed
-        )
-        for cell in plan.cells
+    parts = parts_of(manifest, config, labels=False)
+    places = {
+        "all" if cell.labelled == "all" else f"n{cell.labelled}-s{cell.subset}": cell.config.data for cell in plan.cells
     }
-    return StudyData(manifest.digest, parts.train, parts.validation, parts.test, subsets)
+    subsets = {place: parts_of(manifest, data).labelled for place, data in places.items()}
+    known = manifest.digest
+    if config.split is not None:
+        known = digest(known, read_split(config.split).model_dump(mode="json"))
+    return StudyData(known, parts.train, parts.validation, parts.test, subsets, parts.pool, parts.prepared, parts.notes)
 
 
 def evaluate_records(

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from medcl.config.data import DataConfig
+from medcl.config.data import DataConfig, Labelled
 from medcl.config.finetune import FinetuneConfig
 from medcl.config.load import read_values, validate
-from medcl.config.pipeline import Labelled, PipelineConfig
+from medcl.config.pipeline import PipelineConfig
 from medcl.config.pretrain import PretrainConfig
 from medcl.config.shipped import find_config
+from medcl.config.split import read_split
 from medcl.config.views import PartitionCentre
 from medcl.errors import ConfigError
 
@@ -109,7 +110,7 @@ def identity(config: PretrainConfig | FinetuneConfig, data: str, start: str | No
     Folders, devices and logging leave it as it is, so that a study that was moved is not run again.
     """
     values = config.model_dump(mode="json", exclude={"out", "init"})
-    for key in ("path", "labels", "store"):
+    for key in ("path", "labels", "store", "split"):  # the data's digest holds that of the split
         values["data"].pop(key)
     for key, usual in _LATER.items():
         if values["data"][key] == usual:
@@ -176,14 +177,28 @@ def _refuse_too_many_volumes(config: PretrainConfig, arm: str) -> None:
             )
 
 
+def _subsets(config: PipelineConfig) -> dict[Labelled, int]:
+    """How many labelled subsets there are of every count."""
+    counts = config.grid.labelled
+    if config.data.split is None:
+        return {count: 1 if count == "all" else config.grid.subsets for count in counts}
+    split = read_split(config.data.split)
+    unknown = [count for count in counts if count not in split.labelled]
+    if unknown:
+        known = ", ".join(map(str, split.labelled))
+        raise ConfigError(f"grid.labelled: {split.name} has no labelled subset of {unknown[0]}; it has {known}")
+    return {count: min(config.grid.subsets, len(split.labelled[count])) for count in counts}
+
+
 def _cells(
     config: PipelineConfig, data: DataConfig, arm: str, seed: int, pretrainings: dict[str, Pretraining]
 ) -> list[Cell]:
     cells = []
+    subsets = _subsets(config)
     pool = config.arms[arm].pool
     shared = _pretraining(config, data, arm, seed, pretrainings) if pool == "fixed" else None
     for count in config.grid.labelled:
-        for subset in range(1 if count == "all" else config.grid.subsets):
+        for subset in range(subsets[count]):
             chosen = data.model_copy(update={"labelled": count, "subset": subset, "pool": pool})
             source = shared if pool == "fixed" else _pretraining(config, chosen, arm, seed, pretrainings)
             for steps in config.grid.steps or (None,):

@@ -18,7 +18,7 @@ from medcl.preparation.recipe import Recipe, derive_recipe
 from medcl.preparation.store import INDEX, Store
 from medcl.records.layouts import open_data
 from medcl.records.manifest import Manifest
-from medcl.records.splits import split
+from medcl.records.parts import parts_of
 from medcl.runs import RunFolder
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def prepare(config: PrepareConfig, announce: Callable[[Fingerprint, Recipe], Non
     with RunFolder(config.out).started("prepare", config, resume=True) as run:
         data = config.data
         manifest = open_data(data.path, data.labels)
-        training = split(manifest, data.test, data.validation, data.split_seed).train
+        training = parts_of(manifest, data, labels=False).train
         found = _fingerprint(manifest.select(training), config.workers)
         recipe = derive_recipe(found, config.recipe, manifest.channel_names, manifest.label_names)
         if announce is not None:

@@ -42,7 +42,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
     check_requirements(config)
     run = RunFolder(config.out)
     with run.started("pretrain", config, seed=config.seed, resume=resume):
-        scans = open_scans(config.data, config.recipe, run.path)
+        scans = open_scans(config.data, config.recipe, run.path, labels=False)
         recipe = scans.store.recipe
         torch.manual_seed(derive_seed(config.seed, "network"))
         encoder = build_encoder(config.encoder, len(recipe.channels), recipe.patch)

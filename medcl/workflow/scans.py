@@ -12,7 +12,7 @@ from medcl.preparation.recipe import Recipe
 from medcl.preparation.store import Store
 from medcl.records.layouts import open_data
 from medcl.records.manifest import Manifest
-from medcl.records.splits import Split, labelled_subset, split
+from medcl.records.parts import Parts, parts_of
 from medcl.workflow.prepare import store_for
 
 log = logging.getLogger(__name__)
@@ -23,10 +23,13 @@ class Scans:
     """A data set opened for training."""
 
     manifest: Manifest
-    split: Split
+    split: Parts
     store: Store
-    pool: tuple[str, ...]
-    """Ids whose images may be seen without their labels."""
+
+    @property
+    def pool(self) -> tuple[str, ...]:
+        """Ids whose images may be seen without their labels."""
+        return self.split.pool
 
     def subjects(self, ids: tuple[str, ...]) -> list[int]:
         """Subject number of every id."""
@@ -55,15 +58,14 @@ class Scans:
         return values
 
 
-def open_scans(data: DataConfig, recipe: RecipeConfig | Recipe, run_folder: Path) -> Scans:
-    """Open, split and prepare ``data``; the recipe, unless given, follows from the training records' fingerprint."""
+def open_scans(data: DataConfig, recipe: RecipeConfig | Recipe, run_folder: Path, *, labels: bool) -> Scans:
+    """Open, split and prepare ``data``, with a labelled subset if ``labels``.
+
+    The recipe, unless given, follows from the fingerprint of all records but the test ones.
+    """
     manifest = open_data(data.path, data.labels)
-    parts = split(manifest, data.test, data.validation, data.split_seed)
-    store = store_for(data, recipe, data.store or run_folder / "prepared", (*parts.train, *parts.validation))
-    seen = labelled_ids(manifest, parts, data) if data.pool == "labelled" else (*parts.train, *parts.validation)
-    return Scans(manifest, parts, store, seen)
-
-
-def labelled_ids(manifest: Manifest, parts: Split, data: DataConfig) -> tuple[str, ...]:
-    """The labelled subset of ``data``: named records, or a count and a subset number."""
-    return data.records or labelled_subset(manifest, parts.train, data.labelled, data.subset, data.split_seed)
+    parts = parts_of(manifest, data, labels=labels)
+    for note in parts.notes:
+        log.info("%s: %s", data.split, note)
+    store = store_for(data, recipe, data.store or run_folder / "prepared", parts.prepared)
+    return Scans(manifest, parts, store)

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from medcl.config.data import Pool
-from medcl.config.pipeline import Labelled
+from medcl.config.data import Labelled, Pool
 from medcl.evaluation.label_worth import LabelWorth, label_worth
 from medcl.evaluation.scores import Evaluation
 from medcl.evaluation.statistics import StudyDifference, StudyValues, hierarchical_bootstrap

@@ -10,22 +10,30 @@ from medcl.config.load import load_config
 from medcl.config.pipeline import PipelineConfig
 from medcl.config.pretrain import PretrainConfig
 from medcl.config.shipped import find_config, shipped_configs, shipped_folder
+from medcl.config.split import SplitConfig
 from medcl.errors import ConfigError
 from medcl.tasks.requirements import check_requirements
 
-MODELS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "pipelines": PipelineConfig}
+MODELS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "pipelines": PipelineConfig, "splits": SplitConfig}
+
+
+def kind_of(path: Path) -> str:
+    """``pipelines``, or the folder in ``configs``."""
+    first, second, *_ = path.relative_to(shipped_folder()).parts
+    return first if first == "pipelines" else second
 
 
 @pytest.mark.parametrize("path", shipped_configs(), ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_is_valid_and_short(path: Path) -> None:
-    config = load_config(MODELS[path.parent.name], path, ["data.path=scans", "out=run"])
+    kind = kind_of(path)
+    config = load_config(MODELS[kind], path, [] if kind == "splits" else ["data.path=scans", "out=run"])
     assert len(path.read_text().splitlines()) < 60
     if isinstance(config, PretrainConfig):
         check_requirements(config)
 
 
 def test_there_are_some_of_each_kind() -> None:
-    assert {path.parent.name for path in shipped_configs()} == set(MODELS)
+    assert {kind_of(path) for path in shipped_configs()} == set(MODELS)
 
 
 def test_found_by_relative_name_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 
 import medcl.objectives  # noqa: F401  (arms name objectives)
+from medcl.config.load import load_config
 from medcl.config.pipeline import PipelineConfig
 from medcl.errors import ConfigError, DataError
+from medcl.runs import dump_config
 from medcl.workflow.pipeline import Watcher, run
 from medcl.workflow.plan import digest, identity, make_plan
 
@@ -73,10 +75,24 @@ class TestPlan:
             elif cell.arm == "fixed":
                 assert cell.pretraining.config.data.pool == "fixed"
 
+    def test_a_named_split_has_its_own_numbers_of_subsets(self, cohort: Path, tmp_path: Path) -> None:
+        data = {"path": cohort, "split": "mmwhs_2020"}
+        grid = {"labelled": [1, 2, 8], "subsets": 5}
+        plan = make_plan(pipeline(cohort, tmp_path, data=data, grid=grid, arms={"scratch": {}}))
+        subsets = [(cell.labelled, cell.subset) for cell in plan.cells]
+        assert sorted(subsets) == [(count, k) for count, of in ((1, 5), (2, 4), (8, 3)) for k in range(of)]
+        with pytest.raises(ConfigError, match=r"mmwhs_2020 has no labelled subset of all; it has 1, 2, 8"):
+            make_plan(pipeline(cohort, tmp_path, data=data, grid={"labelled": [1, "all"]}))
+
+    def test_the_written_configuration_is_a_pipeline_again(self, cohort: Path, tmp_path: Path) -> None:
+        config = pipeline(cohort, tmp_path)
+        (tmp_path / "config.yaml").write_text(dump_config(config))
+        assert load_config(PipelineConfig, tmp_path / "config.yaml") == config
+
     def test_keys_that_came_later_leave_the_identity_of_finished_runs(self, cohort: Path, tmp_path: Path) -> None:
         for run_ in (*make_plan(pipeline(cohort, tmp_path)).cells, *make_plan(pipeline(cohort, tmp_path)).pretrainings):
             values = run_.config.model_dump(mode="json", exclude={"out", "init"})
-            for key in ("path", "labels", "store", "pool"):
+            for key in ("path", "labels", "store", "pool", "split"):
                 del values["data"][key]
             for key in ("device", "workers", "threads", "checkpoint_every", "log_every"):
                 del values["trainer"][key]
@@ -123,6 +139,8 @@ class TestPlan:
             ({"arms": {"With Space": {}}}, "pattern"),
             ({"arms": {"scratch": {"pool": "labelled"}}}, "this arm has none"),
             ({"data": {"path": "x", "pool": "labelled"}}, "set pool of an arm instead"),
+            ({"data": {"path": "x", "labelled": 3}}, "set grid.labelled instead"),
+            ({"data": {"path": "x", "split": "acdc_2020"}, "evaluate": {"on": "validation"}}, "score on test"),
         ],
     )
     def test_inconsistent_pipelines_are_refused(
@@ -146,11 +164,9 @@ class TestPlan:
         assert "arms.two.pool: a pretraining on 1 labelled sees 1, but stage 'global' draws 2 volumes" in text
 
     @pytest.mark.parametrize(
-        "shipped", sorted(Path(__file__).parents[2].glob("pipelines/*.yaml")), ids=lambda p: p.stem
+        "shipped", sorted(Path(__file__).parents[2].glob("pipelines/**/*.yaml")), ids=lambda p: p.stem
     )
     def test_shipped_pipelines_resolve_and_are_short(self, shipped: Path) -> None:
-        from medcl.config.load import load_config
-
         assert make_plan(load_config(PipelineConfig, shipped)).cells
         assert len(shipped.read_text().splitlines()) < 60
 
@@ -237,6 +253,31 @@ class TestRunning:
         blocked = [outcome for outcome in result.failures if outcome.name.startswith("cells/")]
         assert {outcome.problems for outcome in blocked} == {("not run: pretrain/pretrained failed",)}
         assert len(blocked) == 2
+
+    def test_a_named_split_says_who_is_what_and_counts_as_part_of_the_data(self, cohort: Path, tmp_path: Path) -> None:
+        split = {
+            "name": "mine", "source": "here", "pattern": "case_{number}", "test": [13, 14, 15], "pool": [0, 1, 2, 3],
+            "labelled": {1: [{"name": "a", "train": [1], "validation": [4]}, {"name": "b", "train": [2], "validation": [3]}]},
+        }  # fmt: skip
+        file = tmp_path / "mine.yaml"
+        file.write_text(json.dumps(split))
+
+        def config(file: Path) -> PipelineConfig:
+            data = {"path": cohort, "split": str(file)}
+            return pipeline(
+                cohort, tmp_path / "out", data=data, arms={"scratch": {}}, grid={"labelled": [1], "subsets": 5}
+            )
+
+        result = go(config(file))
+        study = json.loads((tmp_path / "out/study.json").read_text())
+        assert study["data"]["test"] == ["case_013", "case_014", "case_015"]
+        assert study["data"]["subsets"] == {"n1-s0": ["case_001"], "n1-s1": ["case_002"]}
+        assert study["data"]["pool"] == ["case_000", "case_001", "case_002", "case_003"]
+        assert "validation records in the unlabelled pool: 1 of 2: case_003" in result.page.read_text()
+        moved = file.rename(tmp_path / "other.yaml")
+        assert set(states(go(config(moved))).values()) == {"skipped"}
+        moved.write_text(json.dumps({**split, "pool": [0, 1]}))
+        assert set(states(go(config(moved))).values()) == {"finished"}
 
     def test_no_records_to_score_is_a_clear_error(self, cohort: Path, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"no test records to score; say in data\.test"):

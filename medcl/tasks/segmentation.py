@@ -140,8 +140,11 @@ class SegmentationTask(RenderedTask):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         data, label = batch
-        scores = sliding_window_inference(data[None], self.patch, 4, self.kept, overlap=0.5, mode="gaussian")
-        predicted = scores.argmax(1)[0]
+        in_slices = self.segmenter.encoder.spatial_dims == 2  # which lie along z
+        blocks = data.movedim(-1, 0) if in_slices else data[None]
+        scores = sliding_window_inference(blocks, self.patch, 4, self.kept, overlap=0.5, mode="gaussian")
+        likeliest = scores.argmax(1)
+        predicted = likeliest.movedim(0, -1) if in_slices else likeliest[0]
         classes = range(1, self.segmenter.classes)
         both = torch.stack([((predicted == c) & (label == c)).sum() for c in classes])
         sizes = torch.stack([(predicted == c).sum() + (label == c).sum() for c in classes])

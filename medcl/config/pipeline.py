@@ -27,6 +27,9 @@ class ArmConfig(Strict):
         None, description="laid over the shared pretrain section; {}: that section as it is; null: from scratch"
     )
     finetune: dict[str, Any] = Field({}, description="laid over the shared finetune section")
+    labelled: tuple[Labelled, ...] | None = Field(
+        None, min_length=1, description="labelled counts of this arm alone; default: grid.labelled"
+    )
     pool: Pool = Field(
         "fixed",
         description="images that this arm may see without labels: fixed: of all records but the test ones; labelled: of the "
@@ -132,14 +135,25 @@ class PipelineConfig(Strict):
             )
         if self.compare.baseline is not None and self.compare.baseline not in self.arms:
             raise ValueError(f"compare.baseline: no arm '{self.compare.baseline}'; the arms are {', '.join(self.arms)}")
-        if self.compare.at is not None and self.compare.at not in self.grid.labelled:
-            raise ValueError(f"compare.at: {self.compare.at} is not among grid.labelled")
+        if self.compare.at is not None and self.compare.at not in self.counts_of(self.baseline):
+            raise ValueError(f"compare.at: {self.compare.at} is not among the labelled counts of {self.baseline}")
         return self
 
     @property
     def baseline(self) -> str:
         """The arm that others are compared with."""
         return self.compare.baseline or next(iter(self.arms))
+
+    def counts_of(self, arm: str) -> tuple[Labelled, ...]:
+        """The labelled counts of an arm."""
+        return self.arms[arm].labelled or self.grid.labelled
+
+    @property
+    def counts(self) -> tuple[Labelled, ...]:
+        """The labelled counts of any arm: those of the grid first, then what arms have of their own."""
+        return tuple(
+            dict.fromkeys(count for counts in (self.grid.labelled, *map(self.counts_of, self.arms)) for count in counts)
+        )
 
     def label_of(self, arm: str) -> str:
         """How figures and tables call an arm."""

@@ -172,7 +172,7 @@ def _study(plan: Plan, data: StudyData, rows: list[Row], scored: Scored, outcome
         "keep": config.keep,
         "tolerance_mm": config.evaluate.tolerance,
         "arms": {arm: config.label_of(arm) for arm in config.arms},
-        "labelled": list(config.grid.labelled),
+        "labelled": list(config.counts),
         "seeds": list(config.grid.seeds),
         "data": asdict(data),
         "rows": [asdict(row) for row in rows],

@@ -96,7 +96,7 @@ def make_plan(config: PipelineConfig) -> Plan:
             problems.extend(error.problems)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
-    counts, arms = list(config.grid.labelled), list(config.arms)
+    counts, arms = list(config.counts), list(config.arms)
     # the first subset of every count and arm comes first: an interrupted study already shows its shape
     cells.sort(
         key=lambda cell: (cell.subset, cell.seed, counts.index(cell.labelled), cell.steps or 0, arms.index(cell.arm))
@@ -134,6 +134,8 @@ def merged(base: Any, over: Any) -> Any:
     if isinstance(base, list) and isinstance(over, Mapping) and all(isinstance(key, int) for key in over):
         result = list(base)
         for index, value in over.items():
+            if value is None and index >= len(result):
+                continue
             if not 0 <= index < len(result):
                 raise ConfigError(f"{index}: the list has {len(result)} items, counted from 0")
             result[index] = merged(result[index], value)
@@ -179,14 +181,14 @@ def _refuse_too_many_volumes(config: PretrainConfig, arm: str) -> None:
 
 def _subsets(config: PipelineConfig) -> dict[Labelled, int]:
     """How many labelled subsets there are of every count."""
-    counts = config.grid.labelled
+    counts = config.counts
     if config.data.split is None:
         return {count: 1 if count == "all" else config.grid.subsets for count in counts}
     split = read_split(config.data.split)
     unknown = [count for count in counts if count not in split.labelled]
     if unknown:
         known = ", ".join(map(str, split.labelled))
-        raise ConfigError(f"grid.labelled: {split.name} has no labelled subset of {unknown[0]}; it has {known}")
+        raise ConfigError(f"labelled: {split.name} has no labelled subset of {unknown[0]}; it has {known}")
     return {count: min(config.grid.subsets, len(split.labelled[count])) for count in counts}
 
 
@@ -197,7 +199,7 @@ def _cells(
     subsets = _subsets(config)
     pool = config.arms[arm].pool
     shared = _pretraining(config, data, arm, seed, pretrainings) if pool == "fixed" else None
-    for count in config.grid.labelled:
+    for count in config.counts_of(arm):
         for subset in range(subsets[count]):
             chosen = data.model_copy(update={"labelled": count, "subset": subset, "pool": pool})
             source = shared if pool == "fixed" else _pretraining(config, chosen, arm, seed, pretrainings)

@@ -74,7 +74,7 @@ def read_scores(cells: Sequence[Cell]) -> Scored:
 def build_rows(plan: Plan, data: StudyData, scored: Scored) -> list[Row]:
     """Rows by labelled count, steps, then arm, as the pipeline lists them; those without any finished cell are left out."""
     config = plan.config
-    counts: list[Labelled] = list(config.grid.labelled)
+    counts: list[Labelled] = list(config.counts)
     rows = []
     for steps in config.grid.steps or (None,):
         of_steps = {cell: scores for cell, scores in scored.items() if cell.steps == steps}
@@ -143,11 +143,11 @@ def _worth(plan: Plan, data: StudyData, scored: Scored) -> dict[tuple[str, Label
     config = plan.config
     values: dict[tuple[str, Labelled], StudyValues] = {}
     for arm in config.arms:
-        for count in config.grid.labelled:
+        for count in config.counts:
             columns = _columns(_dice(_chosen(scored, arm, count)))
             if columns is not None:
                 values[arm, count] = StudyValues.of(*columns)
-    numbers = {count: len(data.subsets["all"]) if count == "all" else count for count in config.grid.labelled}
+    numbers = {count: len(data.subsets["all"]) if count == "all" else count for count in config.counts}
     reference = {float(numbers[count]): found for (arm, count), found in values.items() if arm == config.baseline}
     others = {key: found for key, found in values.items() if key[0] != config.baseline}
     if len(reference) < 2 or not others:

@@ -75,6 +75,13 @@ class TestPlan:
             elif cell.arm == "fixed":
                 assert cell.pretraining.config.data.pool == "fixed"
 
+    def test_an_arm_may_have_labelled_counts_of_its_own(self, cohort: Path, tmp_path: Path) -> None:
+        arms = {"scratch": {"labelled": [2, "all"]}, "mixed": {"finetune": {"mixup": 0.1}}}
+        result = go(pipeline(cohort, tmp_path, arms=arms, grid={"labelled": [2], "subsets": 2}))
+        assert [(row.arm, row.labelled) for row in result.rows] == [("scratch", 2), ("mixed", 2), ("scratch", "all")]
+        assert result.rows[1].share == pytest.approx(result.rows[1].dice / result.rows[2].dice)
+        assert result.rows[1].worth is not None
+
     def test_a_named_split_has_its_own_numbers_of_subsets(self, cohort: Path, tmp_path: Path) -> None:
         data = {"path": cohort, "split": "mmwhs_2020"}
         grid = {"labelled": [1, 2, 8], "subsets": 5}
@@ -113,6 +120,8 @@ class TestPlan:
         assert [stage.name for stage in first.stages] == ["global"]
         assert [stage.name for stage in other.stages] == ["masked"]
         assert {config.trainer.log_every for config in (both, first, other)} == {3}
+        shorter = pipeline(cohort, tmp_path, arms=arms, pretrain={**shared, "stages": {0: {"steps": 9}}})
+        assert [p.config.stages[0].steps for p in make_plan(shorter).pretrainings] == [7, 9, 9]
         assert both.trainer.checkpoint_every == 250, "a mapping is laid over key by key"
 
     def test_every_wrong_key_of_every_arm_is_named_before_anything_runs(self, cohort: Path, tmp_path: Path) -> None:
@@ -134,7 +143,7 @@ class TestPlan:
         ("changes", "said"),
         [
             ({"compare": {"baseline": "scrach"}}, "no arm 'scrach'"),
-            ({"compare": {"at": 8}}, "8 is not among grid.labelled"),
+            ({"compare": {"at": 8}}, "8 is not among the labelled counts of scratch"),
             ({"grid": {"labelled": [2, 2]}}, "names a value twice"),
             ({"arms": {"With Space": {}}}, "pattern"),
             ({"arms": {"scratch": {"pool": "labelled"}}}, "this arm has none"),

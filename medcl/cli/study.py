@@ -13,6 +13,7 @@ from rich.table import Table
 
 from medcl.config.pipeline import PipelineConfig
 from medcl.runs import RunFolder
+from medcl.workflow.budget import finetuning_steps, pretraining_steps
 from medcl.workflow.cells import StudyData
 from medcl.workflow.lanes import Outcome
 from medcl.workflow.pipeline import Watcher, run
@@ -26,11 +27,10 @@ def show_plan(config: PipelineConfig) -> None:
     """Name every run of ``config`` without running any."""
     plan = make_plan(config)
     for pretraining in plan.pretrainings:
-        steps = sum(stage.steps for stage in pretraining.config.stages)
-        print(f"{pretraining.name}: {steps} steps")
+        print(f"{pretraining.name}: {pretraining_steps(pretraining)} steps")
     for cell in plan.cells:
         start = f" from {cell.pretraining.name}" if cell.pretraining else " from scratch"
-        print(f"{cell.name}: {cell.config.steps} steps{start}")
+        print(f"{cell.name}: {finetuning_steps(cell)} steps{start}")
     print(f"{len(plan.pretrainings)} pretrainings and {len(plan.cells)} cells into {config.out}")
 
 
@@ -61,7 +61,9 @@ def run_and_report(config: PipelineConfig) -> bool:
 def print_rows(rows: Sequence[Row]) -> None:
     """The table of a study in at most 80 columns."""
     table = Table(box=None, pad_edge=False)
-    for title, justify in (("labelled", "right"), ("arm", "left"), ("Dice", "right"), ("95 %", "left")):
+    several = len({(row.arm, row.labelled) for row in rows}) < len(rows)
+    steps_column = (("steps", "right"),) if several else ()
+    for title, justify in (("labelled", "right"), *steps_column, ("arm", "left"), ("Dice", "right"), ("95 %", "left")):
         table.add_column(title, justify=justify)  # type: ignore[arg-type]
     table.add_column("points to baseline", justify="left")
     for row in rows:
@@ -70,7 +72,10 @@ def print_rows(rows: Sequence[Row]) -> None:
             difference = (
                 f"{100 * row.difference:+.1f} [{100 * row.difference_low:+.1f}, {100 * row.difference_high:+.1f}]"
             )
-        table.add_row(str(row.labelled), row.label, f"{row.dice:.3f}", f"{row.low:.3f}-{row.high:.3f}", difference)
+        steps = [str(row.steps)] if several else []
+        table.add_row(
+            str(row.labelled), *steps, row.label, f"{row.dice:.3f}", f"{row.low:.3f}-{row.high:.3f}", difference
+        )
     Console().print(table)
 
 
@@ -87,10 +92,9 @@ class _Display(Watcher):
 
     def planned(self, plan: Plan) -> None:
         for pretraining in plan.pretrainings:
-            steps = sum(stage.steps for stage in pretraining.config.stages)
-            self._runs[pretraining.name] = (pretraining.folder, steps)
+            self._runs[pretraining.name] = (pretraining.folder, pretraining_steps(pretraining))
         for cell in plan.cells:
-            self._runs[cell.name] = (cell.folder, cell.config.steps)
+            self._runs[cell.name] = (cell.folder, finetuning_steps(cell))
 
     def prepared(self, data: StudyData) -> None:
         for note in data.notes:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from medcl.reporting.efficiency import counts_axis, dodge, draw_points, series_of
+from medcl.reporting.efficiency import counts_axis, dodge, draw_points, height_of, markers_of, series_of, show_legend
 from medcl.reporting.figures import MUTED, PAPER, SERIES, figure, to_svg
 from medcl.reporting.page import worth
 
@@ -23,6 +23,7 @@ def worth_figure(study: Mapping[str, Any]) -> Markup | None:
     if not rows:
         return None
     counts, series = study["labelled"], series_of(list(study["arms"]), study["baseline"])
+    markers = markers_of(list(study["arms"]), study["baseline"])
     numbers = [_number(study, count) for count in counts]
     measured = [
         number
@@ -32,14 +33,20 @@ def worth_figure(study: Mapping[str, Any]) -> Markup | None:
     least, most = min(measured), max(measured)
     ends = {"fewer": least / 1.35, "more": most * 1.35}
     arms = [arm for arm in study["arms"] if arm != study["baseline"]]
-    with figure("half", 3.7) as (drawn, (axes,)):
+    with figure("half", height_of(len(study["arms"]))) as (drawn, (axes,)):
         axes.plot(range(len(numbers)), numbers, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
         for number, arm in enumerate(arms):
             own = [row for row in rows if row["arm"] == arm]
             x = [counts.index(row["labelled"]) + dodge(number, len(arms)) for row in own]
             places = [[_place(row[key], ends) for row in own] for key in ("worth", "worth_low", "worth_high")]
             draw_points(
-                axes, x, places[0], list(zip(places[1], places[2], strict=True)), series[arm], study["arms"][arm]
+                axes,
+                x,
+                places[0],
+                list(zip(places[1], places[2], strict=True)),
+                series[arm],
+                markers[arm],
+                study["arms"][arm],
             )
             _open_ends(axes, x, places, ends, series[arm])
         counts_axis(axes, study)
@@ -47,7 +54,7 @@ def worth_figure(study: Mapping[str, Any]) -> Markup | None:
         _plain(axes.yaxis, measured)
         axes.set_ylim(ends["fewer"] / 1.12, ends["more"] * 1.12)
         axes.set_title(f"Worth in labels of {study['arms'][study['baseline']]}")
-        axes.legend(loc="upper left", fontsize=8.5)
+        show_legend(drawn, axes, "upper left")
         said = [
             f"{row['label']} with {row['labelled']}: {worth(row['worth'])}, from {worth(row['worth_low'])} to {worth(row['worth_high'])}"
             for row in rows
@@ -61,7 +68,8 @@ def steps_figure(study: Mapping[str, Any], count: int | str) -> Markup | None:
     if len(study["steps"] or ()) < 2 or not rows:
         return None
     steps, series = sorted(study["steps"]), series_of(list(study["arms"]), study["baseline"])
-    with figure("half", 3.7) as (drawn, (axes,)):
+    markers = markers_of(list(study["arms"]), study["baseline"])
+    with figure("half", height_of(len(study["arms"]))) as (drawn, (axes,)):
         for number, (arm, label) in enumerate(study["arms"].items()):
             own = sorted((row for row in rows if row["arm"] == arm), key=lambda row: int(row["steps"]))
             if own:
@@ -72,13 +80,14 @@ def steps_figure(study: Mapping[str, Any], count: int | str) -> Markup | None:
                     [row["dice"] for row in own],
                     [(row["low"], row["high"]) for row in own],
                     series[arm],
+                    markers[arm],
                     label,
                 )
         axes.set_xscale("log")
         _plain(axes.xaxis, steps)
         axes.set_xlabel("steps of the fine-tuning")
         axes.set_title(f"Mean Dice, {count} labelled")
-        axes.legend(loc="lower right", fontsize=8.5)
+        show_legend(drawn, axes, "lower right")
         said = [f"{row['label']} after {row['steps']} steps: {row['dice']:.3f}" for row in rows]
         return to_svg(drawn, f"Mean Dice against fine-tuning steps, {count} labelled", "; ".join(said) + ".")
 
@@ -94,7 +103,7 @@ def _place(value: float | str, ends: Mapping[str, float]) -> float:
 
 def _open_ends(axes: Axes, x: list[float], places: list[list[float]], ends: Mapping[str, float], series: int) -> None:
     for at, found in zip(x, zip(*places, strict=True), strict=True):
-        for name, marker in (("fewer", "v"), ("more", "^")):
+        for name, marker in (("fewer", r"$\downarrow$"), ("more", r"$\uparrow$")):
             if ends[name] in found:
                 axes.plot(
                     [at], [ends[name]], marker, color=SERIES[series], markeredgecolor=PAPER, markersize=7, zorder=4

@@ -64,6 +64,26 @@ def test_a_dry_run_lists_every_run_and_writes_nothing(pipeline: Path) -> None:
     assert not (pipeline.parent / "study").exists()
 
 
+def test_pools_steps_and_scores_alone(pipeline: Path) -> None:
+    out = pipeline.parent / "pools"
+    overrides = [f"out={out}", "grid.steps=[2, 4]", "finetune.steps=9", "arms.pretrained.pool=labelled"]
+    done = medcl("run", str(pipeline), *overrides, "--keep", "scores")
+    assert done.returncode == 0, done.stderr
+    subset = json.loads((out / "study.json").read_text())["data"]["subsets"]["n1-s0"]
+    facts = json.loads((out / "pretrain/pretrained.n1-s0/run.json").read_text())
+    assert facts["pool"] == subset, "it saw the images of its labelled subset alone"
+    rows = json.loads((out / "table.json").read_text())
+    assert [(row["steps"], row["pool"]) for row in rows] == [(2, None), (2, "labelled"), (4, None), (4, "labelled")]
+    assert all(row["finetune_cpu_minutes"] > 0 for row in rows)
+    assert [row["pretrain_cpu_minutes"] > 0 for row in rows] == [False, True, False, True]
+    assert not list(out.glob("cells/*/*/weights"))
+    assert len(list(out.glob("cells/*/*/masks"))) == 1
+    for cell in out.glob("cells/*/*"):
+        assert sum(file.stat().st_size for file in cell.iterdir() if file.is_file()) < 20_000
+    again = medcl("run", str(pipeline), *overrides)
+    assert "5 runs were finished before" in again.stderr
+
+
 def test_from_volumes_to_a_page(pipeline: Path) -> None:
     done = medcl("run", str(pipeline))
     assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ from matplotlib.axis import Axis
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from medcl.reporting.efficiency import counts_axis, dodge, draw_points, height_of, markers_of, series_of, show_legend
-from medcl.reporting.figures import MUTED, PAPER, SERIES, figure, to_svg
+from medcl.reporting.figures import MUTED, SERIES, figure, to_svg
 from medcl.reporting.page import worth
 
 Row = Mapping[str, Any]
@@ -52,7 +52,7 @@ def worth_figure(study: Mapping[str, Any]) -> Markup | None:
         counts_axis(axes, study)
         axes.set_yscale("log")
         _plain(axes.yaxis, measured)
-        axes.set_ylim(ends["fewer"] / 1.12, ends["more"] * 1.12)
+        axes.set_ylim(ends["fewer"] / 1.3, ends["more"] * 1.3)
         axes.set_title(f"Worth in labels of {study['arms'][study['baseline']]}")
         show_legend(drawn, axes, "upper left")
         said = [
@@ -103,10 +103,16 @@ def _place(value: float | str, ends: Mapping[str, float]) -> float:
 
 def _open_ends(axes: Axes, x: list[float], places: list[list[float]], ends: Mapping[str, float], series: int) -> None:
     for at, found in zip(x, zip(*places, strict=True), strict=True):
-        for name, marker in (("fewer", r"$\downarrow$"), ("more", r"$\uparrow$")):
+        for name, marker, beyond in (("fewer", r"$\downarrow$", 1 / 1.15), ("more", r"$\uparrow$", 1.15)):
             if ends[name] in found:
                 axes.plot(
-                    [at], [ends[name]], marker, color=SERIES[series], markeredgecolor=PAPER, markersize=7, zorder=4
+                    [at],
+                    [beyond * ends[name]],
+                    marker=marker,
+                    color=SERIES[series],
+                    linewidth=0,
+                    markersize=9,
+                    zorder=4,
                 )
 
 

@@ -22,6 +22,9 @@ def command(
     data: Annotated[str, typer.Argument(help="Folder, glob, CSV/JSONL table, dataset.json, BIDS or DICOM tree.")],
     labels: Annotated[Path | None, typer.Option(help="Folder of labels, where the layout has none.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Look for problems; exit code 1 if any is an error.")] = False,
+    label_volumes: Annotated[
+        bool, typer.Option("--label-volumes", help="Write the labels' volumes in mm3 as targets into the manifest.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Run folder; the manifest is written there.")] = Path("runs/inspect"),
     workers: Annotated[int, typer.Option(help="Processes that read.", min=1)] = 1,
 ) -> None:
@@ -37,7 +40,7 @@ def command(
     from medcl.workflow.inspection import inspect
 
     values = {"data": data, "labels": labels, "check": check, "out": out, "workers": workers}
-    config = validate(InspectConfig, values)
+    config = validate(InspectConfig, {**values, "label_volumes": label_volumes})
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("reading", total=None)
         inspection = inspect(config, lambda done, total: bar.update(task, completed=done, total=total))

@@ -15,7 +15,7 @@ def command(
             metavar="RUN... INPUT...", help="Fine-tuned runs, then volumes, folders, DICOM series or data sets."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the masks.")],
+    out: Annotated[Path, typer.Option(help="Folder of what is predicted.")],
     tta: Annotated[
         bool, typer.Option("--tta", help="Average over mirrored inputs, along the axes that training mirrored.")
     ] = False,
@@ -27,6 +27,8 @@ def command(
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave masks that are already there.")] = False,
 ) -> None:
     """Segment scans: a mask for each, on the scan's own grid. Several runs are averaged.
+
+    A run of task=regression writes one table, predictions.csv; a run of task=super_resolution a finer volume for each scan.
 
     A scan that cannot be read does not stop the others; it is named at the end, and the exit code is 1.
 
@@ -54,15 +56,15 @@ def command(
 
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("segmenting", total=None)
+        task = bar.add_task("predicting", total=None)
         found = predict(config, lambda done, total: bar.update(task, completed=done, total=total))
     left = f", {len(found.skipped)} already there" if found.skipped else ""
-    print(f"{len(found.written)} masks written to {out}{left}")
+    print(f"{len(found.written)} {found.what} written to {out}{left}")
     for reasons in found.failed.values():
         for reason in reasons:
             typer.echo(f"error: {reason}", err=True)
     if found.failed:
-        typer.echo(f"{len(found.failed)} of the scans could not be segmented: {', '.join(found.failed)}", err=True)
+        typer.echo(f"{len(found.failed)} of the scans could not be predicted: {', '.join(found.failed)}", err=True)
         raise typer.Exit(1)
 
 

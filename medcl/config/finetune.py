@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from medcl.config.data import DataConfig, RecipeConfig
-from medcl.config.encoder import EncoderConfig, ResidualEncoderConfig
 from medcl.config.strict import Strict
-from medcl.config.training import OptimiserConfig, TrainerConfig
+from medcl.config.tuning import TuningConfig
 from medcl.config.unlabelled import UnlabelledConfig
 from medcl.config.views import ForegroundCentre, SpatialConfig, ViewsConfig, WholeViews
 
@@ -34,32 +31,20 @@ def _views() -> ViewsConfig:
     )
 
 
-class FinetuneConfig(Strict):
-    """`medcl finetune`."""
+class FinetuneConfig(TuningConfig):
+    """`medcl finetune`: a segmentation network."""
 
-    version: Literal[1] = 1
-    out: Path = Field(description="run folder")
-    data: DataConfig
-    init: Path | None = Field(None, description="pretraining run or weights; null: from scratch")
-    recipe: RecipeConfig = Field(RecipeConfig(), description="only without init: a pretrained network brings its own")
-    encoder: EncoderConfig = Field(ResidualEncoderConfig(), description="only without init")
+    task: Literal["segmentation"] = "segmentation"
     views: WholeViews = Field(default_factory=_views)
-    steps: PositiveInt = 1000
-    batch: PositiveInt = 8
     loss: SegmentationLossConfig = SegmentationLossConfig()
     unlabelled: UnlabelledConfig | None = Field(
         None, description="learn from the pool's other records as well: mean_teacher, cross_pseudo or self_training"
     )
     mixup: PositiveFloat | None = Field(None, description="alpha of the Beta distribution; null: no mixup")
-    freeze: tuple[Literal["encoder", "decoder"], ...] = ()
-    encoder_lr: PositiveFloat = Field(1.0, description="learning rate of pretrained parts, relative to the optimiser's")
-    optimiser: OptimiserConfig = OptimiserConfig(lr=2e-3)
     select: Literal["last", "best"] = Field(
         "last", description="weights to keep: the last, or the best on validation records"
     )
     validate_every: PositiveInt = 200
-    trainer: TrainerConfig = TrainerConfig()
-    seed: NonNegativeInt = 0
 
     @model_validator(mode="after")
     def _has_a_pool(self) -> FinetuneConfig:

@@ -102,10 +102,21 @@ def load_config(model: type[Model], path: Path | str | None = None, overrides: S
     Override values are YAML scalars or flow collections; a list item is named by its index
     (``stages.0.steps=100``). Raises ConfigError naming every wrong key and value, with file and line.
     """
+    return load_one_of({"": model}, "", path, overrides)
+
+
+def load_one_of(
+    models: Mapping[str, type[Model]], key: str, path: Path | str | None = None, overrides: Sequence[str] = ()
+) -> Model:
+    """As :func:`load_config`, of the model that the value of ``key`` names; the first one where there is no such value."""
     source = _Source(Path(path) if path is not None else None)
     values = migrated(source.values, source.path)
     overridden = apply_overrides(values, overrides)
-    return validate(model, values, source, overridden)
+    chosen = values.get(key, next(iter(models)))
+    if chosen not in models:
+        where = "" if (key,) in overridden else source.where((key,))
+        raise ConfigError(f"{where}{key}: {chosen!r} is none of {', '.join(models)}")
+    return validate(models[chosen], values, source, overridden)
 
 
 def read_values(path: Path | str) -> dict[str, Any]:

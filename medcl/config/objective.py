@@ -28,6 +28,7 @@ NEEDS = {
     "turns": "views turned by quarter turns (views.corruption.name=turns)",
     "base_crops": "base crops in the middle of partitions (views.centre.fixed=true)",
     "labels": "a class of every record (classes=NAME)",
+    "targets": "a number for every record (targets=NAME)",
     "sample_ids": "records that come again (several passes over the pool)",
     "rehearsal": "earlier stages of other classes (stages.N.only)",
     "teacher": "a slowly following copy of the network (made by the task)",

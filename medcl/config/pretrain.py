@@ -91,6 +91,9 @@ class StageConfig(Strict):
     single_cluster_batches: bool = Field(
         True, description="where earlier stages made clusters: the records of a batch are in the same ones"
     )
+    balanced: bool = Field(
+        False, description="batches hold as many view centres of one value of `classes` as of any other"
+    )
     only: tuple[str, ...] | None = Field(
         None,
         description="values of `classes` whose records this stage sees, with those that a rehearsal buffer kept of earlier "
@@ -132,6 +135,14 @@ class PretrainConfig(Strict):
     trainer: PretrainTrainerConfig = PretrainTrainerConfig()
     classes: str | None = Field(
         None, description="target or attribute of the records that is their class, for objectives that need labels"
+    )
+    targets: str | None = Field(
+        None, description="numeric target or attribute of the records, for objectives that need numbers"
+    )
+    probe: tuple[str, ...] = Field(
+        (),
+        description="targets or attributes that a linear probe is to tell from the codes of every term at the end, on held-out "
+        "records",
     )
     assume_aligned: bool = Field(
         False, description="the volumes' body boxes correspond across subjects (needed by local_ld)"

@@ -30,6 +30,7 @@ __all__ = [
     "read_volume",
     "write_mask",
     "write_scores",
+    "write_volume",
 ]
 
 
@@ -128,6 +129,16 @@ def write_scores(path: Path | str, scores: Array, like: Path | str | Volume | Vo
     """
     stacked = np.moveaxis(np.asarray(scores), 0, -1).astype(np.float32)
     _write_nifti(Path(path), stacked, _header_of(like))
+
+
+def write_volume(path: Path | str, data: Array, affine: Affine) -> None:
+    """Write ``data (C, X, Y, Z)`` as a float32 NIfTI on the grid of ``affine``, atomically; several channels as a 4D one."""
+    voxels = np.moveaxis(np.asarray(data, np.float32), 0, -1)
+    image = nibabel.Nifti1Image(voxels[..., 0] if voxels.shape[-1] == 1 else voxels, affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(affine, code="scanner")
+    with atomic_path(path) as part:
+        nibabel.save(image, part)
 
 
 def _write_nifti(path: Path, voxels: Array, header: VolumeHeader) -> None:

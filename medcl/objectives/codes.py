@@ -21,6 +21,7 @@ class Setting:
 
     ``channels``: D of the vectors or C of the maps it will read.   ``spatial_dims``: 2 or 3.
     ``records``: ``Codes.record`` lies in [0, records); 0 where it is not known.   ``data_digest``: of the manifest they count.
+    ``classes``: names of the values of ``Codes.labels``; () where they are not known.
     ``clustered``: ``Codes.cluster`` will be given.
     ``batch``: items of an optimiser step, of all processes; 0 where it is not known.
     ``steps``: optimiser steps of the stage, for schedules.   ``seed``: for what the objective draws itself.
@@ -30,6 +31,7 @@ class Setting:
     spatial_dims: int = 3
     records: int = 0
     data_digest: str = ""
+    classes: tuple[str, ...] = ()
     clustered: bool = False
     batch: int = 0
     steps: int = 1
@@ -47,6 +49,7 @@ class Codes:
     ``position`` (V, B, 3): centre in the body box, in [0, 1].   ``affine`` (V, B, 4, 4): view voxel to world millimetres.
     ``box`` (B, 2, 3): world millimetres of the lower and upper corner of the item's body box.
     ``labels`` (B,): integer class of the item.   ``cluster`` (B,): integer cluster, from earlier stages.
+    ``targets`` (B,): float64, the number that belongs to the item's record, in its own unit.
     ``patch``: voxels of each view, V tuples.   Small views (``views.local``) come last; maps are of the large ones only.
     ``image`` (L, B, C, *S): the clean image of the L large views.   ``hidden`` (L, B, *S): True where it was hidden from the encoder.
     ``turns`` (L, B): by how many quarter turns about z the encoder saw it turned.
@@ -54,7 +57,7 @@ class Codes:
     ``cells``: where the cells of the maps ``z`` lie, leading axes (V, B).   ``step``: training step, None outside training.
     """
 
-    PER_ITEM: ClassVar[frozenset[str]] = frozenset({"record", "subject", "box", "labels", "cluster"})
+    PER_ITEM: ClassVar[frozenset[str]] = frozenset({"record", "subject", "box", "labels", "cluster", "targets"})
 
     z: Tensor
     teacher: Tensor | None = None
@@ -68,6 +71,7 @@ class Codes:
     patch: tuple[tuple[int, ...], ...] | None = None
     labels: Tensor | None = None
     cluster: Tensor | None = None
+    targets: Tensor | None = None
     image: Tensor | None = None
     hidden: Tensor | None = None
     turns: Tensor | None = None

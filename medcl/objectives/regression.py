@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import ClassVar, Literal
 
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from medcl.config.objective import ObjectiveConfig
+from medcl.objectives.codes import Codes, Setting, required
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.kernel import as_temperature, masked_mean, reduce, unit, wide
 from medcl.objectives.output import LossOutput, Reduction
+from medcl.seeds import derive_seed
 
 
 @torch.no_grad()
@@ -128,3 +134,64 @@ def _mixed_length(share: Tensor, cosine: Tensor) -> Tensor:
     """Length of ``share a + (1 - share) b`` for unit a, b with this cosine."""
     squared = share.square() + (1 - share).square() + 2 * share * (1 - share) * cosine
     return squared.clamp_min(1e-24).sqrt()
+
+
+class SupReMix(ObjectiveConfig):
+    """Contrast by a number: codes lie as far apart as their targets; mixtures fill the gaps between them."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"two_views", "targets"})
+
+    function = staticmethod(supremix)
+    name: Literal["supremix"] = "supremix"
+    temperature: PositiveFloat = 0.3
+    unit: PositiveFloat = Field(
+        1.0, description="targets are divided by it first: a difference of one unit doubles the weight of a negative"
+    )
+    window: PositiveFloat | None = Field(5.0, description="reach of positive mixtures, in units; null: none")
+    mix_negatives: bool = Field(True, description="mixtures of the anchor with others, of a share from Beta(2, 8)")
+    most: PositiveInt = Field(64, description="positive mixtures of an anchor at most")
+    tolerance: NonNegativeFloat = Field(0.0, description="targets nearer than this count as equal, in units")
+    renormalise: bool = Field(False, description="mixtures are put back on the sphere")
+
+    def build(self, setting: Setting) -> nn.Module:
+        return MixedRegression(self, setting)
+
+
+class MixedRegression(nn.Module):
+    """The module of :class:`SupReMix`: what it draws follows from the seed and the step, the same in every process."""
+
+    def __init__(self, entry: SupReMix, setting: Setting) -> None:
+        super().__init__()
+        self.entry = entry
+        self.seed = setting.seed
+
+    def forward(self, codes: Codes, gather: Gather = LOCAL) -> LossOutput:
+        entry = self.entry
+        targets = required(codes.targets, entry.name, "needs a number for every record") / entry.unit
+        views = codes.z.shape[0]
+        rows = codes.z.flatten(0, 1)
+        draw = torch.Generator().manual_seed(derive_seed(self.seed, entry.name, codes.step or 0))
+        share = None
+        if entry.mix_negatives:
+            offset, total = _place(rows, gather)
+            # The second smallest of nine uniform numbers has the distribution Beta(2, 8).
+            drawn = torch.rand(total, total, 9, generator=draw, dtype=torch.float64).kthvalue(2, dim=-1).values
+            share = drawn[offset : offset + len(rows)].to(rows.device)
+        return supremix(
+            rows,
+            targets.repeat(views),
+            negative_share=share,
+            window=entry.window,
+            most=entry.most,
+            tolerance=entry.tolerance,
+            renormalise=entry.renormalise,
+            temperature=entry.temperature,
+            gather=gather,
+            generator=draw,
+        )
+
+
+def _place(rows: Tensor, gather: Gather) -> tuple[int, int]:
+    """Where these rows stand among those of all processes, and how many these are."""
+    everyone, offset = gather.rows(rows.detach())
+    return offset, len(everyone)

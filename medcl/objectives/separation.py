@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
 
+from medcl.config.objective import ObjectiveConfig
+from medcl.errors import ConfigError
+from medcl.objectives.codes import Codes, Setting, required
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.kernel import unit, wide
 from medcl.objectives.output import LossOutput
@@ -85,3 +90,58 @@ def _uniformity(kernel: Tensor) -> Tensor:
         return kernel.sum() * 0
     others = ~torch.eye(count, dtype=torch.bool, device=kernel.device)
     return kernel[others].logsumexp(0) - math.log(count * (count - 1))
+
+
+class SepCLR(ObjectiveConfig):
+    """Two codes in one: what patients and controls share, and, in the last channels, what only patients have."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"two_views", "labels"})
+
+    function = staticmethod(sepclr)
+    name: Literal["sepclr"] = "sepclr"
+    salient: PositiveInt = Field(32, description="the last channels of the head's output, the salient code")
+    controls: str = Field("control", description="value of classes that controls have; all others are patients")
+    tau: PositiveFloat = 0.5
+    uniform: NonNegativeFloat = Field(2.0, description="weight of uniformity beside alignment")
+    salient_weight: NonNegativeFloat = 1.0
+    silent_weight: NonNegativeFloat = Field(10.0, description="pull of the controls' salient codes to 0")
+    joint_weight: NonNegativeFloat = Field(
+        10.0, description="of the joint entropy: one code tells nothing of the other"
+    )
+
+    def build(self, setting: Setting) -> nn.Module:
+        if self.salient >= setting.channels:
+            raise ConfigError(
+                f"{self.name}: salient={self.salient} leaves no common code of the head's {setting.channels} channels; "
+                "set head.out to more"
+            )
+        if self.controls not in setting.classes or len(setting.classes) < 2:
+            raise ConfigError(
+                f"{self.name}: controls={self.controls} is no class beside others; the records have {', '.join(setting.classes)}"
+            )
+        return Separation(self, setting.classes.index(self.controls))
+
+
+class Separation(nn.Module):
+    """The module of :class:`SepCLR`; ``controls``: their class number."""
+
+    def __init__(self, entry: SepCLR, controls: int) -> None:
+        super().__init__()
+        self.entry = entry
+        self.controls = controls
+
+    def forward(self, codes: Codes, gather: Gather = LOCAL) -> LossOutput:
+        entry = self.entry
+        if len(codes.z) != 2:
+            raise ConfigError(f"{entry.name}: compares two views; set views.slots=2")
+        return sepclr(
+            codes.z[..., : -entry.salient],
+            codes.z[..., -entry.salient :],
+            required(codes.labels, entry.name, "needs a class for every record") != self.controls,
+            tau=entry.tau,
+            uniform=entry.uniform,
+            salient_weight=entry.salient_weight,
+            silent_weight=entry.silent_weight,
+            joint_weight=entry.joint_weight,
+            gather=gather,
+        )

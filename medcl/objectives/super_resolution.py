@@ -54,3 +54,18 @@ def _inner(maps: Tensor, border: int, first: int = 2) -> Tensor:
     for axis in range(first, maps.ndim):
         maps = maps.narrow(axis, border, maps.shape[axis] - 2 * border)
     return maps
+
+
+def dual_logistic(real: Tensor, fake: Tensor) -> Tensor:
+    """``mean_i log(1 + sum_j e^{f_j - r_i}) + mean_j log(1 + sum_i e^{f_j - r_i})`` of scores ``real`` r and ``fake`` f, both (B,).
+
+    What a discriminator minimises: every real score above all fakes, every fake below all reals.   All equal: 2 log(1 + B).
+    Source: Yu et al. 2021 (dual contrastive loss), as Wu et al. 2023 train their embedding.
+    """
+    with torch.autocast(real.device.type, enabled=False):
+        gap = wide(fake)[None] - wide(real)[:, None]
+
+        def one_side(dim: int) -> Tensor:
+            return torch.nn.functional.softplus(gap.logsumexp(dim)).mean()
+
+        return one_side(1) + one_side(0)

@@ -25,7 +25,7 @@ from medcl.preparation.recipe import Recipe
 from medcl.preparation.source import SourceGrid
 from medcl.types import Affine, Array
 
-__all__ = ["Prepared", "SourceGrid", "check_label", "prepare", "restore", "restore_labels"]
+__all__ = ["Prepared", "SourceGrid", "check_label", "check_volume", "prepare", "restore", "restore_labels"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def prepare(volume: Volume, recipe: Recipe, label: Array | None = None) -> Prepa
     Raises DataError, one line a problem, where the orientation is unknown, a value is not finite, the number of
     channels is not the recipe's, or the label holds values that the recipe does not name.
     """
-    _check(volume, recipe, label)
+    check_volume(volume, recipe, label)
     x, y, z = volume.data.shape[1:]
     source = SourceGrid((x, y, z), volume.affine)
     data, affine = to_ras(volume.data.astype(np.float32), volume.affine)
@@ -135,7 +135,8 @@ def check_label(volume: Volume, label: Array, affine: Affine, name: str) -> None
         )
 
 
-def _check(volume: Volume, recipe: Recipe, label: Array | None) -> None:
+def check_volume(volume: Volume, recipe: Recipe, label: Array | None = None) -> None:
+    """Raise the DataErrors of :func:`prepare` and do nothing else."""
     problems = []
     if volume.header is not None and volume.header.orientation is None:
         problems.append(

@@ -21,12 +21,16 @@ def normalise(data: Array, body: Array, rule: CTIntensity | MRIntensity) -> Arra
     """
     out = np.empty(data.shape, np.float32)
     for channel, values in enumerate(data):
-        if isinstance(rule, CTIntensity):
-            (low, high), mean, std = rule.window, rule.mean, rule.std
-        else:
-            low, high, mean, std = _measured(values[body], rule.percentiles)
+        low, high, mean, std = measured(values, body, rule)
         out[channel] = (np.clip(values, low, high) - mean) / std
     return out
+
+
+def measured(values: Array, body: Array, rule: CTIntensity | MRIntensity) -> tuple[float, float, float, float]:
+    """What ``rule`` makes of one channel ``(X, Y, Z)``: the bounds it clips at, the value it maps to 0, and one unit of it."""
+    if isinstance(rule, CTIntensity):
+        return (*rule.window, rule.mean, rule.std)
+    return _measured(values[body], rule.percentiles)
 
 
 def _measured(inside: Array, percentiles: tuple[float, float]) -> tuple[float, float, float, float]:

@@ -72,18 +72,32 @@ def _count(held_out: float, records: int) -> int:
 
 
 def labelled_subset(
-    manifest: Manifest, ids: Iterable[str], count: int | Literal["all"] = "all", subset: int = 0, seed: int = 0
+    manifest: Manifest,
+    ids: Iterable[str],
+    count: int | Literal["all"] = "all",
+    subset: int = 0,
+    seed: int = 0,
+    *,
+    target: str | None = None,
 ) -> tuple[str, ...]:
     """The ids of ``count`` labelled records among ``ids``: the first of subset ``subset``'s own permutation of them.
 
     Subset k of size n is therefore a prefix of subset k of any larger size, and "all" is the whole permutation.
-    Raises DataError where fewer records have a label.
+    With ``target`` a record counts as labelled where it has that target or attribute. Raises DataError where fewer are.
     """
-    labelled = [record_id for record_id in ids if manifest.by_id(record_id).label is not None]
+
+    def is_labelled(record: Record) -> bool:
+        return record.label is not None if target is None else target in {*record.targets, *record.attributes}
+
+    labelled = [record_id for record_id in ids if is_labelled(manifest.by_id(record_id))]
     if count != "all" and count > len(labelled):
         raise DataError(
             f"{manifest.source or 'data'}: {count} labelled records are asked for, but {len(labelled)} of the training "
-            "records have a label; lower data.labelled, or name their folder in data.labels"
+            + (
+                "records have a label; lower data.labelled, or name their folder in data.labels"
+                if target is None
+                else f"records have the target '{target}'; lower data.labelled, or add it to the table"
+            )
         )
     order = _shuffled(labelled, f"subset {seed} {subset}")
     return tuple(order if count == "all" else order[:count])

@@ -46,6 +46,9 @@ PRETRAINING = (
 FINETUNING = (
     Panel("Loss", {"loss": "loss"}, log=True),
     Panel("Dice on validation records", {"validation_dice": "Dice"}),
+    Panel("Mean absolute error of the training views", {"mae": "error"}),
+    Panel("Contrast", {"contrast": "contrast"}),
+    Panel("Discriminator", {"discriminator": "loss"}),
 )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from medcl import __version__
+from medcl.evaluation.methods import MethodScores, shown
 from medcl.evaluation.representation import Diagnosis
 from medcl.reporting.curves import FINETUNING, PRETRAINING, run_curves
 from medcl.reporting.page import environment_facts, write_html
@@ -47,6 +48,7 @@ def write_page(run: RunFolder) -> Path:
         version=__version__,
         headline=_headline(rows),
         figures=run_curves(rows, _PANELS.get(command, ()), run.path.resolve().name),
+        scores=_scores(run),
         representation=_representation(run, rows),
         environment=environment_facts(facts),
         records=_records(facts),
@@ -71,6 +73,30 @@ def _headline(rows: list[dict[str, Any]]) -> dict[str, str]:
         if values:
             found[label] = form.format(values[-1])
     return found
+
+
+def _scores(run: RunFolder) -> list[dict[str, Any]]:
+    """The tables of ``scores.json`` or of several of them: methods by metrics, and the run's differences to the others."""
+    tables = []
+    for path in sorted(run.path.glob("scores*.json")):
+        found = MethodScores.read(path)
+        tables.append(
+            {
+                "title": found.title,
+                "columns": list(found.metrics.values()),
+                "rows": {
+                    method: [shown(values[name]) if name in values else "\N{EN DASH}" for name in found.metrics]
+                    for method, values in found.scores.items()
+                },
+                "differences": [
+                    f"{found.metrics[name]}, this run minus {method}: {shown(value)}, p = {value.p:.2g}"
+                    for method, values in found.differences.items()
+                    for name, value in values.items()
+                ],
+                "notes": list(found.notes),
+            }
+        )
+    return tables
 
 
 def read_diagnoses(run: RunFolder, rows: Sequence[Mapping[str, Any]]) -> dict[str, Diagnosis]:

@@ -36,6 +36,18 @@ def build_optimiser(groups: Iterable[dict[str, Any]], config: OptimiserConfig, s
     return {"optimizer": optimiser, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
+def tuned_groups(parameters: Iterable[nn.Parameter], pretrained: nn.Module, scale: float) -> list[dict[str, Any]]:
+    """The parameters that train, those of ``pretrained`` in a group of their own at ``scale`` times the rate."""
+    own = {id(p) for p in pretrained.parameters()}
+    trained = [p for p in parameters if p.requires_grad]
+    if scale == 1.0:
+        return [{"params": trained}]
+    return [
+        {"params": [p for p in trained if id(p) in own], "scale": scale},
+        {"params": [p for p in trained if id(p) not in own]},
+    ]
+
+
 def rate_factor(config: OptimiserConfig, steps: int) -> Callable[[int], float]:
     """The learning rate at a step, relative to ``config.lr``: linear warm-up, then the schedule to the last step."""
     warmup = min(config.warmup, max(steps - 1, 0))

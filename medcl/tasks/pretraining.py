@@ -39,13 +39,16 @@ class RecordFacts:
     """What is known of the records of a sampler, by their index in it.
 
     ``subject`` (N,): a number for every patient.   ``label`` (N,): class of every record, None where there is none.
-    ``cluster`` (N,): cluster of every record by the stages before this one, None where there are none.
+    ``classes``: names of the values of ``label``.   ``cluster`` (N,): cluster of every record by the stages before this one, None where there are none.
+    ``target`` (N,): float64, a number of every record, None where there is none.
     ``data_digest``: of the manifest; a state that an objective keeps per record is of these data only.
     """
 
     subject: Tensor
     label: Tensor | None = None
+    classes: tuple[str, ...] = ()
     cluster: Tensor | None = None
+    target: Tensor | None = None
     data_digest: str = ""
 
 
@@ -112,6 +115,7 @@ class PretrainTask(RenderedTask):
             spatial_dims=encoder.spatial_dims,
             records=len(sampler.ids),
             data_digest=facts.data_digest,
+            classes=facts.classes,
             clustered=facts.cluster is not None,
             batch=sampler.batch * trainer.accumulate * trainer.devices * trainer.nodes,
             steps=stage.steps,
@@ -123,6 +127,7 @@ class PretrainTask(RenderedTask):
         self.register_buffer("subjects", facts.subject, persistent=False)
         self.register_buffer("classes", facts.label, persistent=False)
         self.register_buffer("clusters", facts.cluster, persistent=False)
+        self.register_buffer("targets", facts.target, persistent=False)
         self.places = [str(term.at) for term in self.terms]
         self.depth = decoder_depth(self.places)
         self.taught = [index for index, entry in enumerate(objectives) if isinstance(entry, TaughtObjective)]
@@ -256,6 +261,7 @@ class PretrainTask(RenderedTask):
             patch=tuple(tuple(view.data.shape[2:]) for view in batch),
             labels=None if self.classes is None else self.classes[first.record],
             cluster=None if self.clusters is None else self.clusters[first.record],
+            targets=None if self.targets is None else self.targets[first.record],
             image=torch.stack([view.data for view in large]),
             hidden=_stacked(large, "mask"),
             turns=_stacked(large, "turns"),

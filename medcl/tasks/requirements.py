@@ -44,6 +44,10 @@ def check_requirements(config: PretrainConfig) -> None:
             )
         if stage.only is not None and config.classes is None:
             problems.append(f"stages.{number}.only: names classes; set classes to a target or attribute of the records")
+        if stage.balanced and config.classes is None:
+            problems.append(
+                f"stages.{number}.balanced: needs classes; set classes to a target or attribute of the records"
+            )
         paces = {
             (entry.momentum, entry.momentum_schedule)
             for entry in objectives_of(config, stage)
@@ -84,6 +88,10 @@ def _lacking(config: PretrainConfig, number: int, objective: ObjectiveConfig) ->
         "labels": (
             config.classes is not None,
             "needs a class for every record; set classes to a target or attribute of the records, such as site",
+        ),
+        "targets": (
+            config.targets is not None,
+            "needs a number for every record; set targets to a numeric target or attribute of the records, such as age",
         ),
         "rehearsal": (
             any(stage.only is not None for stage in config.stages[:number]),

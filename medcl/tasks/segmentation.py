@@ -16,6 +16,7 @@ from medcl.encoders.segmenter import Segmenter
 from medcl.objectives.segmentation import segmentation_loss
 from medcl.preparation.store import Store
 from medcl.seeds import derive_seed
+from medcl.tasks.optimisation import tuned_groups
 from medcl.tasks.pool import build_learner
 from medcl.tasks.rendered import RenderedTask
 from medcl.views.sampler import ViewSampler
@@ -121,14 +122,8 @@ class SegmentationTask(RenderedTask):
         return share * data + (1 - share) * data[other], share * target + (1 - share) * target[other]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        if not self.pretrained or self.config.encoder_lr == 1.0:
-            return super().parameter_groups()
-        encoder = {id(p) for p in self.segmenter.encoder.encoder.parameters()}
-        trained = [p for p in self.parameters() if p.requires_grad]
-        return [
-            {"params": [p for p in trained if id(p) in encoder], "scale": self.config.encoder_lr},
-            {"params": [p for p in trained if id(p) not in encoder]},
-        ]
+        scale = self.config.encoder_lr if self.pretrained else 1.0
+        return tuned_groups(self.parameters(), self.segmenter.encoder.encoder, scale)
 
     def figures(self) -> dict[str, float | Tensor]:
         return dict(self.latest)

@@ -61,5 +61,24 @@ def grouped_records_at(
     return [(record, epoch) for record in shared[int(order[turn])][rank * batch : (rank + 1) * batch]]
 
 
+def balanced_records_at(step: int, groups: Sequence[int], batch: int, seed: int) -> list[tuple[int, int]]:
+    """As :func:`records_at`, with as many records of every group in each batch; record i is of group ``groups[i]``.
+
+    Every group has epochs of its own, so that those of a small one come more often. Raises ConfigError where the batch cannot be divided.
+    """
+    numbers = np.asarray(groups)
+    kinds = np.unique(numbers)
+    if batch % len(kinds):
+        raise ConfigError(
+            f"batch: {batch} cannot hold as many of each of {len(kinds)} classes; set a multiple of {len(kinds)}"
+        )
+    found: list[tuple[int, int]] = []
+    for kind in kinds:
+        members = np.flatnonzero(numbers == kind)
+        drawn = records_at(step, len(members), batch // len(kinds), derive_seed(seed, "kind", int(kind)))
+        found += [(int(members[place]), epoch) for place, epoch in drawn]
+    return found
+
+
 def _permutation(records: int, epoch: int, seed: int) -> list[int]:
     return [int(record) for record in np.random.default_rng(derive_seed(seed, "order", epoch)).permutation(records)]

@@ -20,7 +20,7 @@ from medcl.views.draws import draw_row
 from medcl.views.geometry import compose, inside_box, spacing_of, world_of
 from medcl.views.intensity import augment
 from medcl.views.lookup import look_up
-from medcl.views.order import grouped_records_at, grouped_steps, records_at
+from medcl.views.order import balanced_records_at, grouped_records_at, grouped_steps, records_at
 from medcl.views.spatial import displaced_coordinates, upsample_displacement
 from medcl.views.view import View, ViewPlan
 
@@ -45,6 +45,8 @@ class ViewSampler:
         spatial_dims: 2 takes axial slices.
         labels: whether to carry labels along; leave it off where nothing reads them.
         body: whether to say which voxels lie in the body box.
+        groups: a number for every record; a batch holds records of one of them.
+        balanced: instead, a batch holds as many records of each.
 
     Attributes:
         ids: the records, in the order ``View.record`` counts; without those too short for the partitions.
@@ -67,6 +69,7 @@ class ViewSampler:
         labels: bool = True,
         body: bool = False,
         groups: Sequence[int] | None = None,
+        balanced: bool = False,
     ) -> None:
         if len(patch) != spatial_dims:
             raise ConfigError(
@@ -84,6 +87,7 @@ class ViewSampler:
         self.body = body
         self.ids = tuple(ids)
         self.groups = groups
+        self.balanced = balanced and groups is not None
         self.volumes = self.batch = batch
         self.parts: tuple[int, int, int] | None = None
         if isinstance(config.centre, PartitionCentre):
@@ -101,7 +105,7 @@ class ViewSampler:
     @property
     def steps_per_epoch(self) -> int:
         """Batches in which every record comes once (all but a remainder smaller than a batch)."""
-        if self.groups is not None:
+        if self.groups is not None and not self.balanced:
             return grouped_steps(self.groups, self.volumes)
         return max(1, len(self.ids) // self.volumes)
 
@@ -112,12 +116,7 @@ class ViewSampler:
         """
         partitions = range(math.prod(self.parts)) if self.parts else (-1,)
         rows = []
-        records = (
-            records_at(step, len(self.ids), self.volumes, self.seed)
-            if self.groups is None
-            else grouped_records_at(step, self.groups, self.volumes, self.seed, ranks)
-        )
-        for record, epoch in records:
+        for record, epoch in self._records_at(step, ranks):
             entry = self.store.open(self.ids[record])
             rows += [
                 draw_row(entry, record, partition, self.config, self.patch, self.seed, epoch, self.small)
@@ -126,6 +125,13 @@ class ViewSampler:
         plan = assemble(rows, self.patch, labels=self.labels)
         local = [row.local for row in rows if row.local is not None]
         return replace(plan, local=assemble(local, self.small, labels=self.labels)) if local else plan
+
+    def _records_at(self, step: int, ranks: int) -> list[tuple[int, int]]:
+        if self.groups is None:
+            return records_at(step, len(self.ids), self.volumes, self.seed)
+        if self.balanced:
+            return balanced_records_at(step, self.groups, self.volumes, self.seed)
+        return grouped_records_at(step, self.groups, self.volumes, self.seed, ranks)
 
     @torch.no_grad()
     def render(self, plan: ViewPlan, device: torch.device | str) -> tuple[View, ...]:

@@ -24,6 +24,9 @@ class WeightsCard(Strict):
     classes: PositiveInt | None = Field(
         None, description="of the segmentation head, background included; null: no head"
     )
+    task: Literal["segmentation", "regression", "super_resolution"] | None = Field(
+        None, description="what a network was fine-tuned for; null: pretrained, or segmentation where it has classes"
+    )
     stage: Literal["pretrained", "finetuned"] = Field(description="what the weights come from")
     training: dict[str, Any] = Field({}, description="the configuration of the run: losses, steps, learning rate")
     key_map: dict[str, str] = Field(

@@ -1,7 +1,7 @@
 """The names of tensors in a weights file: ``encoder.*``, ``decoder.*``, ``head.*``, ``auxiliary.*``.
 
-A Segmenter holds its network as ``encoder``, so its own names say ``encoder.encoder.*``; in a file both kinds of module
-write the same names, and a pretrained network's file fits a segmenter as it stands.
+A Segmenter, Regressor or Restorer holds its network as ``encoder``, so its own names say ``encoder.encoder.*``; in a file all kinds
+of module write the same names, and a pretrained network's file fits them as it stands.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from medcl.encoders.segmenter import Segmenter
+from medcl.encoders.volume import Encoder
 
 
 def file_names(module: nn.Module) -> dict[str, str]:
     """The name in a file of every tensor of ``module``, by its own name."""
     names = list(module.state_dict())
-    if not isinstance(module, Segmenter):
+    if isinstance(module, Encoder):
         return {name: name for name in names}
     return {name: name.removeprefix("encoder.") for name in names}
 

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from medcl.encoders.build import build_encoder
 from medcl.encoders.concatenated import ConcatEncoder
+from medcl.encoders.regressor import Regressor
+from medcl.encoders.restorer import Restorer
 from medcl.encoders.segmenter import Segmenter
 from medcl.encoders.volume import Encoder
 from medcl.errors import WeightsError
@@ -24,13 +26,15 @@ __all__ = [
     "WeightsFile",
     "build_concatenated",
     "build_network",
+    "build_regressor",
+    "build_restorer",
     "build_segmenter",
     "find_weights",
     "load_into",
 ]
 
 _MISFITS_SHOWN = 3
-_Network = TypeVar("_Network", Encoder, Segmenter)
+_Network = TypeVar("_Network", Encoder, Segmenter, Regressor, Restorer)
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def load_into(
     another shape is left random. Raises WeightsError, and changes nothing, where less than ``least_share`` of the
     encoder's tensors would be filled (volumetric.md 14).
     """
-    network = module.encoder if isinstance(module, Segmenter) else module
+    network = module if isinstance(module, Encoder) else module.encoder
     names = file_names(module)
     own = module.state_dict()
     taken: dict[str, Tensor] = {}
@@ -127,6 +131,27 @@ def build_segmenter(weights: WeightsFile) -> Segmenter:
         )
     network = build_encoder(card.encoder, card.in_channels, weights.recipe.patch)
     return _filled(Segmenter(network, card.classes), weights)
+
+
+def build_regressor(weights: WeightsFile) -> Regressor:
+    """The regression network that ``weights`` hold. Raises WeightsError where they are not of one."""
+    _expect(weights, "regression")
+    network = build_encoder(weights.card.encoder, weights.card.in_channels, weights.recipe.patch)
+    return _filled(Regressor(network), weights)
+
+
+def build_restorer(weights: WeightsFile) -> Restorer:
+    """The super-resolution network that ``weights`` hold. Raises WeightsError where they are not of one."""
+    _expect(weights, "super_resolution")
+    network = build_encoder(weights.card.encoder, weights.card.in_channels, weights.recipe.patch)
+    return _filled(Restorer(network), weights)
+
+
+def _expect(weights: WeightsFile, task: str) -> None:
+    if weights.card.task != task:
+        raise WeightsError(
+            f"{weights.path}: is no network of task={task}, but of {weights.card.task or weights.card.stage}"
+        )
 
 
 def summary(names: Sequence[str], most: int = 6) -> str:

@@ -9,6 +9,9 @@ import torch
 
 import medcl.objectives  # noqa: F401  (announces the objectives)
 from medcl.config.finetune import FinetuneConfig
+from medcl.config.regression import RegressionConfig
+from medcl.config.super_resolution import SuperResolutionConfig
+from medcl.config.tasks import AnyFinetune
 from medcl.config.unlabelled import CrossPseudoConfig, SelfTrainingConfig
 from medcl.config.views import ViewsConfig
 from medcl.encoders.build import build_encoder
@@ -28,12 +31,25 @@ from medcl.weights.load import load_into
 from medcl.weights.read import WeightsFile, find_weights
 from medcl.weights.save import save_weights
 from medcl.workflow.pseudo_labels import label_pool
+from medcl.workflow.regression import finetune_regression
 from medcl.workflow.scans import Scans, open_scans
+from medcl.workflow.super_resolution import finetune_super_resolution
 
 log = logging.getLogger(__name__)
 
 
-def finetune(config: FinetuneConfig, *, resume: bool = False, progress: bool = True) -> RunFolder:
+def finetune(config: AnyFinetune, *, resume: bool = False, progress: bool = True) -> RunFolder:
+    """Fine-tune as ``config.task`` says and write ``config.out``."""
+    match config:
+        case RegressionConfig():
+            return finetune_regression(config, resume=resume, progress=progress)
+        case SuperResolutionConfig():
+            return finetune_super_resolution(config, resume=resume, progress=progress)
+        case FinetuneConfig():
+            return finetune_segmentation(config, resume=resume, progress=progress)
+
+
+def finetune_segmentation(config: FinetuneConfig, *, resume: bool = False, progress: bool = True) -> RunFolder:
     """Train on the labelled subset of ``config.data``, from ``config.init`` or from scratch, and write ``config.out``.
 
     A pretrained network brings its encoder and its recipe; ``config.encoder`` and ``config.recipe`` then do not count.
@@ -80,6 +96,7 @@ def finetune(config: FinetuneConfig, *, resume: bool = False, progress: bool = T
             encoder=weights.card.encoder if weights else config.encoder,
             in_channels=len(recipe.channels),
             classes=segmenter.classes,
+            task="segmentation",
             stage="finetuned",
             data_digest=scans.manifest.digest,
             training=config.model_dump(mode="json"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from medcl.config.inspect import InspectConfig
+from medcl.errors import DataError
 from medcl.files import write_text
 from medcl.modalities.facts import Progress, read_all_facts
 from medcl.records.checks import check
@@ -54,6 +56,8 @@ def inspect(config: InspectConfig, progress: Progress | None = None) -> Inspecti
         facts = read_all_facts(manifest, config.workers, progress)
         findings = tuple(check(manifest, facts)) if config.check else ()
         inspection = Inspection(manifest, facts, findings, config.out)
+        if config.label_volumes:
+            manifest = with_label_volumes(manifest, facts)
         manifest.write(config.out / "manifest.jsonl")
         if config.check:
             rows = [{**asdict(finding), "file": str(finding.file or "")} for finding in findings]
@@ -67,6 +71,32 @@ def inspect(config: InspectConfig, progress: Progress | None = None) -> Inspecti
             findings={"checked": config.check, "errors": inspection.errors, "all": len(findings)},
         )
     return inspection
+
+
+def with_label_volumes(manifest: Manifest, facts: Mapping[Path, VolumeFacts]) -> Manifest:
+    """``manifest`` with targets ``NAME_mm3`` for every label (but 0) and ``foreground_mm3`` for all of them together.
+
+    A record without a label gets none. Raises DataError where a label could not be read.
+    """
+    names = {value: name for value, name in manifest.label_names.items() if value}
+    records, problems = [], []
+    for record in manifest.records:
+        found = facts.get(record.label) if record.label else None
+        if found is not None and found.error is not None:
+            problems.append(found.error)
+        elif found is not None:
+            voxel = math.prod(found.spacing)
+            volumes = {
+                f"{names.get(value, f'label {value}').lower().replace(' ', '_')}_mm3": found.values.get(value, 0)
+                * voxel
+                for value in names or [value for value in found.values if value]
+            }
+            whole = sum(count for value, count in found.values.items() if value) * voxel
+            record = replace(record, targets={**record.targets, **volumes, "foreground_mm3": whole})
+        records.append(record)
+    if problems:
+        raise DataError(problems)
+    return replace(manifest, records=tuple(records))
 
 
 def _replace_earlier(run: RunFolder) -> None:

@@ -1,4 +1,4 @@
-"""`medcl predict`: masks of many volumes, whatever happens to one of them."""
+"""`medcl predict`: masks, numbers or finer volumes of many volumes, whatever happens to one of them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import yaml
 from medcl.config.predict import PredictConfig
 from medcl.errors import MedclError
 from medcl.inference.inputs import Input, find_inputs
-from medcl.inference.predictor import Predictor
-from medcl.modalities.volume import write_mask, write_scores
 from medcl.runs import RunFolder
+from medcl.workflow.writers import choose_writer
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """What came of every input: the masks written, those left as they were, and the reasons of those that failed."""
+    """What came of every input: ``what`` it is; the files written, those left as they were, and the reasons of those that failed."""
 
+    what: str
     run: RunFolder
     written: tuple[Path, ...]
     skipped: tuple[Path, ...]
@@ -30,48 +30,38 @@ class Predicted:
 
 
 def predict(config: PredictConfig, progress: Callable[[int, int], None] | None = None) -> Predicted:
-    """Write a mask ``NAME.nii.gz`` into ``config.out`` for every input, and with ``probabilities`` also
-    ``probabilities/NAME.nii.gz``. ``progress(done, total)`` is called after each volume.
+    """Write into ``config.out`` for every input what the runs were trained for, see :mod:`medcl.workflow.writers`.
 
-    A volume that cannot be segmented does not stop the others: its name and the reason are in ``failed`` and in
+    ``progress(done, total)`` is called after each volume.
+
+    A volume that cannot be read does not stop the others: its name and the reason are in ``failed`` and in
     ``run.json``. More volumes may be added to a folder with the same runs; other runs need another folder.
     """
     inputs = find_inputs(config.inputs, config.ids)
-    predictor = Predictor(config.runs, tta=config.tta, batch=config.batch, device=config.device)
+    writer = choose_writer(config)
     run = RunFolder(config.out)
     written: list[Path] = []
     skipped: list[Path] = []
     failed: dict[str, tuple[str, ...]] = {}
     with run.started("predict", config, resume=_continues(run, config)):
         for done, item in enumerate(inputs, 1):
-            target = config.out / f"{item.name}.nii.gz"
-            if config.skip_existing and target.is_file():
-                skipped.append(target)
+            if config.skip_existing and writer.is_there(item):
+                skipped.append(writer.target(item))
             else:
                 try:
-                    _predict_one(predictor, item, target, config.probabilities)
-                    written.append(target)
+                    written.append(writer.write(item))
                 except Exception as error:  # a file can be bad in ways nobody foresaw; the others still count
                     log.debug("%s", item.name, exc_info=True)
                     failed[item.name] = _reasons(error, item)
             if progress:
                 progress(done, len(inputs))
         run.record(
-            labels={str(value): name for value, name in predictor.labels.items()},
-            mirrored_axes=["xyz"[axis] for axis in predictor.mirror],
-            device=str(predictor.device),
-            written=[path.name for path in written],
-            skipped=[path.name for path in skipped],
+            **writer.facts(),
+            written=list(dict.fromkeys(path.name for path in written)),
+            skipped=list(dict.fromkeys(path.name for path in skipped)),
             failed={name: list(reasons) for name, reasons in failed.items()},
         )
-    return Predicted(run, tuple(written), tuple(skipped), failed)
-
-
-def _predict_one(predictor: Predictor, item: Input, target: Path, probabilities: bool) -> None:
-    prediction = predictor.predict(item.files, probabilities=probabilities)
-    if prediction.probabilities is not None:
-        write_scores(target.parent / "probabilities" / target.name, prediction.probabilities, prediction.volume)
-    write_mask(target, prediction.labels, prediction.volume)
+    return Predicted(writer.what, run, tuple(written), tuple(skipped), failed)
 
 
 def _reasons(error: Exception, item: Input) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from medcl.weights.load import load_into
 from medcl.weights.read import find_weights
 from medcl.weights.save import save_weights
 from medcl.workflow.diagnosis import diagnose_stage, measure_codes
+from medcl.workflow.probes import check_probes, probe_stage
 from medcl.workflow.scans import Scans, open_scans
 from medcl.workflow.strategies import CONTINUAL, StageClusters, Tasks, record_features
 
@@ -57,6 +58,9 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
         device = torch_device(config.trainer.device)
         for stage in config.stages:
             tasks.check(stage)
+        check_probes(config, scans)
+        if scans.manifest.provenance.get("simulated"):
+            run.record(simulated=True)
         for number, stage in enumerate(config.stages):
             seed = derive_seed(config.seed, stage.name)
             if stage.fresh and number:
@@ -86,6 +90,8 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
                 if stage.only is not None:
                     tasks.write(run.path / CONTINUAL)
                 diagnose_stage(task, run.path / "diagnostics", device)
+                if config.probe:
+                    probe_stage(task, objectives_of(config, stage), config, scans, run.path, device)
                 with atomic_path(finished) as part:
                     save_file({name: value.contiguous() for name, value in encoder.state_dict().items()}, part)
         card = WeightsCard(
@@ -120,7 +126,8 @@ def _task_of(
     """The task of ``stage``: its records, their views, and what is known of them."""
     views, objectives = stage.views, objectives_of(config, stage)
     ids = tasks.records(stage, objectives)
-    groups = clusters.composite(ids) if stage.single_cluster_batches else None
+    labels = tasks.labels(ids)
+    groups = labels if stage.balanced else clusters.composite(ids) if stage.single_cluster_batches else None
     sampler = ViewSampler(
         scans.store,
         ids,
@@ -132,11 +139,16 @@ def _task_of(
         labels=False,
         body=any(isinstance(entry, LocalEntry) and entry.inside is not None for entry in objectives),
         groups=None if groups is None else groups.tolist(),
+        balanced=stage.balanced,
     )
     facts = RecordFacts(
         subject=torch.tensor(scans.subjects(sampler.ids)),
         label=tasks.labels(sampler.ids),
+        classes=tuple(sorted(set(tasks.classes.values()))),
         cluster=clusters.composite(sampler.ids),
+        target=None
+        if config.targets is None
+        else torch.tensor(scans.numbers(sampler.ids, config.targets), dtype=torch.float64),
         data_digest=scans.manifest.digest,
     )
     torch.manual_seed(seed)  # the heads' first weights

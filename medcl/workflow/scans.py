@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from medcl.config.data import DataConfig, RecipeConfig
-from medcl.errors import ConfigError
+from medcl.errors import ConfigError, DataError
 from medcl.preparation.recipe import Recipe
 from medcl.preparation.store import Store
 from medcl.records.layouts import open_data
@@ -16,6 +17,8 @@ from medcl.records.parts import Parts, parts_of
 from medcl.workflow.prepare import store_for
 
 log = logging.getLogger(__name__)
+
+_SHOWN = 5  # records named in an error
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,28 @@ class Scans:
             values.append(str(value))
         if len(set(values)) == len(values):
             raise ConfigError(f"classes: no two records share a value of '{name}', so it is no class")
+        return values
+
+    def numbers(self, ids: tuple[str, ...], name: str) -> list[float]:
+        """Target or attribute ``name`` of every id as a number. Raises DataError with a line for every record without."""
+        values, problems = [], []
+        for record_id in ids:
+            record = self.manifest.by_id(record_id)
+            given = record.targets.get(name, record.attributes.get(name))
+            try:
+                value = float(given) if given is not None else None
+            except ValueError:
+                value = math.nan
+            if value is None:
+                known = ", ".join(sorted({*record.targets, *record.attributes})) or "none"
+                problems.append(f"record {record_id} has no target '{name}' (known of it: {known})")
+            elif not math.isfinite(value):
+                problems.append(f"record {record_id}: its target '{name}' is {given!r}, which is no number")
+            else:
+                values.append(value)
+        if problems:
+            more = f"; and {len(problems) - _SHOWN} more records" if len(problems) > _SHOWN else ""
+            raise DataError([*problems[: _SHOWN - 1], problems[_SHOWN - 1] + more] if more else problems)
         return values
 
 

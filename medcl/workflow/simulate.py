@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -18,10 +19,13 @@ from scipy import ndimage
 
 from medcl.errors import MedclError
 from medcl.files import atomic_path, write_text
+from medcl.records.layouts import open_data
 from medcl.seeds import derive_seed
 
 LABELS = {0: "background", 1: "grey matter", 2: "white matter", 3: "cerebrospinal fluid"}
 
+_WHITE_MATTER = 2
+_LESION_MM = (12.0, 20.0)  # radius
 _MARGIN_MM = 10.0
 _DEFORMATION_MM = 5.0
 _DEFORMATION_SPACING_MM = 40.0
@@ -34,6 +38,7 @@ def simulate_cohort(
     volumes: int = 24,
     spacing: float = 4.0,
     seed: int = 0,
+    patients: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write ``volumes`` simulated T1-like volumes with tissue labels to ``folder`` in Decathlon layout.
@@ -41,20 +46,27 @@ def simulate_cohort(
     Args:
         spacing: isotropic voxel size in mm.
         seed: every subject follows from it and the subject's number.
+        patients: every second subject gets a bright or a dark lesion, and ``records.jsonl`` says who (``group``), which (``lesion``), and of all of
+            them whether the head is small or large (``size``).
         progress: called with (done, volumes).
 
     Returns ``folder``. A cohort that is already complete there is left as it is.
     Raises MedclError where the ``demo`` extra, which carries the template, is not installed.
     """
-    if is_complete(folder, volumes):
+    table = folder / "records.jsonl"
+    if is_complete(folder, volumes) and patients == table.is_file():
         return folder
     template, tissues, affine = _anatomy()
-    names = []
+    names, attributes = [], {}
     for number in range(volumes):
         name = f"simulated_{number:03d}"
-        image, label, grid = _subject(template, tissues, affine, spacing, derive_seed(seed, "subject", number))
-        for kind, data in (("imagesTr", image), ("labelsTr", label)):
-            with atomic_path(folder / kind / f"{name}.nii.gz") as part:
+        image, label, grid, zoom = _subject(template, tissues, affine, spacing, derive_seed(seed, "subject", number))
+        attributes[name] = {"size": "large" if zoom < 1 else "small", "group": "control"}
+        if patients and number % 2:
+            image, kind = _with_lesion(image, label, spacing, derive_seed(seed, "lesion", number))
+            attributes[name] |= {"group": "patient", "lesion": kind}
+        for part_of, data in (("imagesTr", image), ("labelsTr", label)):
+            with atomic_path(folder / part_of / f"{name}.nii.gz") as part:
                 nib.save(nib.Nifti1Image(data, grid), part)
         names.append(name)
         if progress:
@@ -66,6 +78,11 @@ def simulate_cohort(
         name="Simulated brains",
         description="SIMULATED from the MNI152 template: random deformation, contrast, bias field and noise",
     )
+    if patients:
+        manifest = open_data(folder)
+        records = tuple(replace(record, attributes=attributes[record.id]) for record in manifest.records)
+        simulated = {**manifest.provenance, "simulated": "yes"}
+        replace(manifest, records=records, provenance=simulated).write(table)
     return folder
 
 
@@ -113,7 +130,8 @@ def _subject(
     affine: NDArray[np.float64],
     spacing: float,
     seed: int,
-) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.float64]]:
+) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.float64], float]:
+    """Image, label, affine, and how much smaller than the template the subject's head is."""
     draw = np.random.default_rng(seed)
     voxel = float(abs(affine[0, 0]))
     step = spacing / voxel
@@ -148,7 +166,26 @@ def _subject(
     image = image + draw.normal(0, draw.uniform(0.02, 0.06), shape)
     world = np.diag([spacing, spacing, spacing, 1.0])
     world[:3, 3] = (affine @ np.append(low, 1.0))[:3]
-    return (1000 * draw.uniform(0.3, 3.0) * np.clip(image, 0, None)).astype(np.float32), label, world
+    return (
+        (1000 * draw.uniform(0.3, 3.0) * np.clip(image, 0, None)).astype(np.float32),
+        label,
+        world,
+        float(scale.mean()),
+    )
+
+
+def _with_lesion(
+    image: NDArray[np.float32], label: NDArray[np.uint8], spacing: float, seed: int
+) -> tuple[NDArray[np.float32], str]:
+    """``image`` with a ball of changed tissue about a voxel of white matter, and whether it is bright or dark."""
+    draw = np.random.default_rng(seed)
+    inside = np.argwhere(label == _WHITE_MATTER)
+    centre, radius = inside[draw.integers(len(inside))], draw.uniform(*_LESION_MM)
+    away = np.linalg.norm(np.stack(np.indices(image.shape), -1) - centre, axis=-1) * spacing
+    share = ndimage.gaussian_filter((away < radius).astype(float), 0.5) * (label > 0)
+    kind = "bright" if draw.random() < 0.5 else "dark"
+    goal = image[label > 0].mean() * (1.8 if kind == "bright" else 0.3)
+    return (image * (1 - share) + goal * share).astype(np.float32), kind
 
 
 def smooth_field(

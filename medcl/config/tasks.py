@@ -1,0 +1,16 @@
+"""Which configuration a fine-tuning has: its ``task`` says."""
+
+from __future__ import annotations
+
+from medcl.config.finetune import FinetuneConfig
+from medcl.config.regression import RegressionConfig
+from medcl.config.super_resolution import SuperResolutionConfig
+
+AnyFinetune = FinetuneConfig | RegressionConfig | SuperResolutionConfig
+
+FINETUNING: dict[str, type[FinetuneConfig] | type[RegressionConfig] | type[SuperResolutionConfig]] = {
+    "segmentation": FinetuneConfig,
+    "regression": RegressionConfig,
+    "super_resolution": SuperResolutionConfig,
+}
+"""The first is the one of files that name no task."""

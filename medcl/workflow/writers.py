@@ -1,0 +1,191 @@
+"""What `medcl predict` makes of an input: a mask, a number, a finer volume, as the runs were trained for."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import nibabel
+import numpy as np
+import torch
+
+from medcl.config.predict import PredictConfig
+from medcl.errors import ConfigError, WeightsError
+from medcl.inference.inputs import Input
+from medcl.inference.predictor import Predictor, torch_device
+from medcl.inference.restoration import restored_in_place
+from medcl.inference.windows import number_of
+from medcl.modalities.volume import Volume, read_volume, write_mask, write_scores, write_volume
+from medcl.preparation.apply import check_volume, prepare
+from medcl.weights.load import build_regressor, build_restorer
+from medcl.weights.read import find_weights, read_sheet, weights_file
+from medcl.workflow.regression import write_numbers
+
+log = logging.getLogger(__name__)
+
+_SAME = 0.25  # spacings that differ by more than this share are worth a warning
+
+
+class Writer(Protocol):
+    """``what``: what it writes, in words.   ``is_there``: whether an input's output exists.   ``facts``: for ``run.json``."""
+
+    what: str
+
+    def is_there(self, item: Input) -> bool: ...
+    def write(self, item: Input) -> Path: ...
+    def target(self, item: Input) -> Path: ...
+    def facts(self) -> dict[str, Any]: ...
+
+
+def choose_writer(config: PredictConfig) -> Writer:
+    """The writer for what the runs of ``config`` were trained for. Raises ConfigError where they differ or an option does not fit."""
+    tasks = {read_sheet(weights_file(run)).card.task or "segmentation" for run in config.runs}
+    if len(tasks) > 1:
+        raise ConfigError(
+            f"the runs are of different tasks ({', '.join(sorted(tasks))}); predict with one kind at a time"
+        )
+    (task,) = tasks
+    if task == "segmentation":
+        return Masks(config)
+    if config.tta or config.probabilities:
+        raise ConfigError(f"--tta and --probabilities are for masks; these runs are of task={task}")
+    return Numbers(config) if task == "regression" else FinerVolumes(config)
+
+
+class Masks:
+    """A mask ``NAME.nii.gz``, and with ``probabilities`` also ``probabilities/NAME.nii.gz``."""
+
+    what = "masks"
+
+    def __init__(self, config: PredictConfig) -> None:
+        self.config = config
+        self.predictor = Predictor(config.runs, tta=config.tta, batch=config.batch, device=config.device)
+
+    def target(self, item: Input) -> Path:
+        return self.config.out / f"{item.name}.nii.gz"
+
+    def is_there(self, item: Input) -> bool:
+        return self.target(item).is_file()
+
+    def write(self, item: Input) -> Path:
+        target = self.target(item)
+        prediction = self.predictor.predict(item.files, probabilities=self.config.probabilities)
+        if prediction.probabilities is not None:
+            write_scores(target.parent / "probabilities" / target.name, prediction.probabilities, prediction.volume)
+        write_mask(target, prediction.labels, prediction.volume)
+        return target
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "labels": {str(value): name for value, name in self.predictor.labels.items()},
+            "mirrored_axes": ["xyz"[axis] for axis in self.predictor.mirror],
+            "device": str(self.predictor.device),
+        }
+
+
+class Numbers:
+    """A row of ``predictions.csv`` for every input; several runs are averaged. Rows of earlier calls stay."""
+
+    what = "numbers"
+
+    def __init__(self, config: PredictConfig) -> None:
+        self.out = config.out
+        self.batch = config.batch
+        self.device = torch_device(config.device)
+        self.runs = [find_weights(run) for run in config.runs]
+        self.regressors = [build_regressor(weights).to(self.device) for weights in self.runs]
+        named = {(w.card.training["target"], w.card.training["unit"]) for w in self.runs}
+        if len(named) > 1:
+            raise WeightsError(
+                f"the runs tell different targets: {', '.join(sorted(' '.join(pair) for pair in named))}"
+            )
+        ((self.name, self.unit),) = named
+        self.rows: dict[str, float] = {}
+        if self.target(None).is_file():
+            with open(self.target(None), newline="", encoding="utf-8") as stream:
+                self.rows = {row["id"]: float(row["predicted"]) for row in csv.DictReader(stream)}
+
+    def target(self, item: Input | None) -> Path:
+        return self.out / "predictions.csv"
+
+    def is_there(self, item: Input) -> bool:
+        return item.name in self.rows
+
+    def write(self, item: Input) -> Path:
+        told = []
+        for weights, regressor in zip(self.runs, self.regressors, strict=True):
+            volume = read_volume(item.files, channels=len(weights.recipe.channels))
+            patch = window(weights.card.training, weights.recipe.patch, regressor.encoder.spatial_dims)
+            data = torch.from_numpy(prepare(volume, weights.recipe).data)
+            told.append(number_of(regressor, data, patch, batch=self.batch, device=self.device)[0])
+        self.rows[item.name] = float(np.mean(told))
+        write_numbers(
+            self.target(item), self.name, self.unit, [(name, value, None) for name, value in self.rows.items()]
+        )
+        return self.target(item)
+
+    def facts(self) -> dict[str, Any]:
+        return {"target": self.name, "unit": self.unit, "device": str(self.device)}
+
+
+class FinerVolumes:
+    """A volume ``NAME.nii.gz`` with finer voxels and the same extent."""
+
+    what = "volumes"
+
+    def __init__(self, config: PredictConfig) -> None:
+        if len(config.runs) > 1:
+            raise ConfigError("volumes of several super-resolution runs are not averaged; name one run")
+        self.out = config.out
+        self.batch = config.batch
+        self.device = torch_device(config.device)
+        self.weights = find_weights(config.runs[0])
+        self.restorer = build_restorer(self.weights).to(self.device)
+        self.factor = tuple(self.weights.card.training["factor"])
+
+    def target(self, item: Input) -> Path:
+        return self.out / f"{item.name}.nii.gz"
+
+    def is_there(self, item: Input) -> bool:
+        return self.target(item).is_file()
+
+    def write(self, item: Input) -> Path:
+        recipe = self.weights.recipe
+        volume = read_volume(item.files, channels=len(recipe.channels))
+        check_volume(volume, recipe)
+        self._compare_spacing(volume)
+        data, affine = restored_in_place(
+            self.restorer,
+            volume.data,
+            volume.affine,
+            recipe,
+            self.factor,
+            window(self.weights.card.training, recipe.patch, self.restorer.encoder.spatial_dims),
+            batch=self.batch,
+            device=self.device,
+        )
+        write_volume(self.target(item), data, affine)
+        return self.target(item)
+
+    def facts(self) -> dict[str, Any]:
+        return {"factor": list(self.factor), "device": str(self.device)}
+
+    def _compare_spacing(self, volume: Volume) -> None:
+        stored = [int(axis) for axis in nibabel.io_orientation(volume.affine)[:, 0]]
+        finer = [step / self.factor[axis] for axis, step in zip(stored, volume.spacing, strict=True)]
+        known = [self.weights.recipe.spacing[axis] for axis in stored]
+        if any(abs(own / trained - 1) > _SAME for own, trained in zip(finer, known, strict=True)):
+            log.warning(
+                "%s: becomes %s mm along its stored axes, but this network has learnt detail of %s mm: do not trust what it adds",
+                volume.name,
+                " x ".join(f"{step:.2g}" for step in finer),
+                " x ".join(f"{step:.2g}" for step in known),
+            )
+
+
+def window(training: Mapping[str, Any], patch: Sequence[int], dims: int) -> tuple[int, ...]:
+    """The sides of a network's window: those of its training views, of as many axes as it has."""
+    return tuple((training.get("views") or {}).get("patch") or patch)[:dims]

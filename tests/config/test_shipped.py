@@ -5,16 +5,21 @@ from pathlib import Path
 import pytest
 
 import medcl.objectives  # noqa: F401  (announces the objectives)
-from medcl.config.finetune import FinetuneConfig
-from medcl.config.load import load_config
+from medcl.config.load import load_one_of
 from medcl.config.pipeline import PipelineConfig
 from medcl.config.pretrain import PretrainConfig
 from medcl.config.shipped import find_config, shipped_configs, shipped_folder
 from medcl.config.split import SplitConfig
+from medcl.config.tasks import FINETUNING
 from medcl.errors import ConfigError
 from medcl.tasks.requirements import check_requirements
 
-MODELS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "pipelines": PipelineConfig, "splits": SplitConfig}
+MODELS = {
+    "pretrain": ("", {"": PretrainConfig}),
+    "finetune": ("task", FINETUNING),
+    "pipelines": ("", {"": PipelineConfig}),
+    "splits": ("", {"": SplitConfig}),
+}
 
 
 def kind_of(path: Path) -> str:
@@ -26,7 +31,8 @@ def kind_of(path: Path) -> str:
 @pytest.mark.parametrize("path", shipped_configs(), ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_is_valid_and_short(path: Path) -> None:
     kind = kind_of(path)
-    config = load_config(MODELS[kind], path, [] if kind == "splits" else ["data.path=scans", "out=run"])
+    key, models = MODELS[kind]
+    config = load_one_of(models, key, path, [] if kind == "splits" else ["data.path=scans", "out=run"])
     assert len(path.read_text().splitlines()) < 60
     if isinstance(config, PretrainConfig):
         check_requirements(config)

@@ -61,6 +61,7 @@ class Case:
             position=torch.rand(*shape, 3, generator=draw),
             box=torch.tensor([[0.0, 0, 0], [9, 9, 9]]).expand(items, 2, 3) + torch.rand(items, 1, 3, generator=draw),
             labels=torch.arange(items) % 3,
+            targets=torch.tensor([3.0, 5.0, 3.5, 8.0, 4.0, 6.5], dtype=torch.float64)[torch.arange(items) % 6],
             image=normal(*shape, self.width, *self.space) if self.space else None,
             hidden=torch.rand(*shape, *self.space, generator=draw) < 0.5 if self.space else None,
             body=torch.rand(*shape, *self.space, generator=draw) < 0.5 if self.space else None,
@@ -96,6 +97,7 @@ class Case:
                 spatial_dims=len(self.space) or 3,
                 records=24,
                 data_digest="laws",
+                classes=("control", "one", "two"),
                 steps=10,
                 seed=1,
             )
@@ -109,7 +111,7 @@ class Case:
         return found
 
 
-PER_ITEM = ("record", "subject", "box", "labels")
+PER_ITEM = ("record", "subject", "box", "labels", "targets")
 PER_VIEW = ("z", "teacher", "partition", "position", "affine", "image", "hidden", "turns", "body", "cells")
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from medcl.errors import ConfigError
-from medcl.views.order import grouped_records_at, grouped_steps, records_at
+from medcl.views.order import balanced_records_at, grouped_records_at, grouped_steps, records_at
 
 
 def test_an_epoch_holds_every_record_once() -> None:
@@ -55,3 +55,16 @@ def test_the_processes_of_a_step_share_a_group() -> None:
 def test_groups_that_are_too_small_are_refused() -> None:
     with pytest.raises(ConfigError, match="no cluster has the 6 records of a batch on 2 processes, the largest has 4"):
         grouped_records_at(0, [0, 0, 0, 0, 1, 1], 3, seed=0, ranks=2)
+
+
+def test_balanced_batches_hold_as_many_of_each_and_every_record_in_turn() -> None:
+    groups = [0] * 9 + [1] * 3
+    batches = [balanced_records_at(step, groups, batch=6, seed=2) for step in range(3)]
+    for batch in batches:
+        records = [record for record, _ in batch]
+        assert [groups[record] for record in records] == [0, 0, 0, 1, 1, 1]
+        assert sorted(records[3:]) == [9, 10, 11]  # the smaller group comes once a batch, in an epoch of its own
+    assert sorted(record for batch in batches for record, _ in batch[:3]) == list(range(9))
+    assert batches[1] == balanced_records_at(1, groups, batch=6, seed=2)
+    with pytest.raises(ConfigError, match="batch: 5 cannot hold as many of each of 2 classes; set a multiple of 2"):
+        balanced_records_at(0, groups, batch=5, seed=2)

@@ -33,6 +33,7 @@ def config(data: Path, out: Path, name: str, *more: str) -> PretrainConfig:
         [
             f"objective.name={name}",
             *(["objective.classes=2"] if "classes" in ObjectiveConfig.known[name].model_fields else []),
+            *(["objective.controls=a"] if "controls" in ObjectiveConfig.known[name].model_fields else []),
             f"data.path={data}",
             f"data.store={data.parent / 'store'}",
             "data.test=2",
@@ -49,9 +50,12 @@ def config(data: Path, out: Path, name: str, *more: str) -> PretrainConfig:
 
 @pytest.fixture(scope="module")
 def sites(small_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The cohort with a site for every record."""
+    """The cohort with a site and an age for every record."""
     manifest = open_data(small_cohort)
-    records = [replace(r, attributes={**r.attributes, "site": "ab"[n % 2]}) for n, r in enumerate(manifest.records)]
+    records = [
+        replace(r, attributes={**r.attributes, "site": "ab"[n % 2]}, targets={"age": 20.0 + n})
+        for n, r in enumerate(manifest.records)
+    ]
     table = tmp_path_factory.mktemp("sites") / "records.jsonl"
     replace(manifest, records=tuple(records)).write(table)
     return table
@@ -59,7 +63,7 @@ def sites(small_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", SERVED)
 def test_it_trains_the_encoder(name: str, sites: Path, tmp_path: Path) -> None:
-    found = config(sites, tmp_path / "run", name, "classes=site")
+    found = config(sites, tmp_path / "run", name, "classes=site", "targets=age")
     run = pretrain(found, progress=False)
     rows = run.read_metrics()
     assert rows

@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from safetensors.torch import load_file
 
+from medcl.records.layouts import open_data
 from medcl.runs import RunFolder
 
 PRETRAIN = {
@@ -73,6 +75,29 @@ CROPS = {
             ],
         },
     ]
+}
+REGRESSION = {
+    "task": "regression",
+    "target": "foreground_mm3",
+    "steps": 28,
+    "batch": 2,
+    "views": {"slots": 2},
+    "contrast": {"name": "supremix", "unit": 200},
+}
+SUPER_RESOLUTION = {"task": "super_resolution", "steps": 28, "batch": 2, "contrast": {"begin": 0.3, "channels": 4}}
+SEPARATION = {
+    "classes": "group",
+    "probe": ["group"],
+    "stages": [
+        {
+            "name": "separate",
+            "steps": 28,
+            "batch": 4,
+            "balanced": True,
+            "views": {"patch": [16, 16, 16]},
+            "terms": [{"objective": {"name": "sepclr", "salient": 4}, "head": {"name": "projection", "out": 8}}],
+        }
+    ],
 }
 FINETUNE = {"steps": 28, "batch": 2, "mixup": 0.4, "validate_every": 7, "select": "best"}
 
@@ -145,6 +170,34 @@ def test_killed_and_resumed(
     assert len(_rows(whole)) >= 28
     first, second = (load_file(run / "weights" / "weights.safetensors") for run in (whole, broken))
     assert all(first[key].equal(second[key]) for key in first)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "config", "killed_at"),
+    [
+        ("finetune", REGRESSION, 11),
+        ("finetune", SUPER_RESOLUTION, 6),  # before and after the contrast begins
+        ("finetune", SUPER_RESOLUTION, 17),
+        ("pretrain", SEPARATION, 11),
+    ],
+)
+def test_what_is_no_segmentation_is_resumed_as_exactly(
+    name: str, config: dict, killed_at: int, small_cohort: Path, tmp_path: Path
+) -> None:
+    manifest = open_data(small_cohort)
+    records = [
+        replace(r, targets={"foreground_mm3": 500.0 + 90 * n}, attributes={"group": ("control", "patient")[n % 2]})
+        for n, r in enumerate(manifest.records)
+    ]
+    replace(manifest, records=tuple(records)).write(tmp_path / "records.jsonl")
+    test_killed_and_resumed(name, config, [], killed_at, tmp_path / "records.jsonl", tmp_path)
+    first, second = (
+        [json.loads(p.read_text()) for p in sorted((tmp_path / run).glob("scores*.json"))]
+        for run in ("whole", "broken")
+    )
+    assert first
+    assert first == second
 
 
 @pytest.mark.slow

@@ -88,7 +88,7 @@ def difference_figure(study: Mapping[str, Any]) -> Markup | None:
         counts_axis(axes, study)
         axes.set_title(f"Dice points above the baseline, {baseline}")
         if len(study["arms"]) > _INSIDE:
-            show_legend(drawn, axes, "")
+            show_legend(drawn, axes, "best")
         said = [
             f"{row['label']} with {row['labelled']}: {100 * row['difference']:+.1f} points, "
             f"from {100 * row['difference_low']:+.1f} to {100 * row['difference_high']:+.1f}"

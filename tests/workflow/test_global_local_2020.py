@@ -21,6 +21,8 @@ SHORT = [
     "recipe={spacing: [1, 1, 1], crop: none, intensity: mr, patch: [16, 16, 1]}",
     "encoder.size=tiny",
     "pretrain.stages={0: {steps: 2, views: {patch: [16, 16, 1]}}, 1: {steps: 2, terms: {0: {at: decoder.last}}}}",
+    "arms.rotation.pretrain.stages.0={steps: 2, views: {patch: [16, 16, 1]}}",
+    "arms.inpainting.pretrain.stages.0={steps: 2, views: {patch: [16, 16, 1]}}",
     "pretrain.trainer={threads: 1, log_every: 1}",
     "finetune.trainer={threads: 1, log_every: 1}",
     "finetune.steps=2",
@@ -53,6 +55,9 @@ def test_arms_budgets_and_subsets_are_the_published_ones(name: str) -> None:
         "gd": ["global_gd"],
         "gr_lr": ["nt_xent", "local_lr"],
         "gd_lr": ["global_gd", "local_lr"],
+        "rotation": ["rotation"],
+        "inpainting": ["restoration"],
+        "context_restoration": ["restoration"],
     }
     of_arm = {cell.arm: cell for cell in plan.cells}
     assert of_arm["gd_lr_mixup"].pretraining is of_arm["gd_lr_self_training"].pretraining is of_arm["gd_lr"].pretraining
@@ -69,7 +74,7 @@ def test_arms_budgets_and_subsets_are_the_published_ones(name: str) -> None:
 def test_one_of_them_trains_on_a_folder_of_its_layout(tmp_path: Path) -> None:
     write_hearts(tmp_path / "data")
     config = load("mmwhs", f"data.path={tmp_path / 'data'}", f"out={tmp_path / 'out'}", *SHORT)
-    kept = ("random", "gr_lr", "gd_minus", "gd_lr", "gd_lr_self_training", "gd_lr_mixup")
+    kept = ("random", "gr_lr", "gd_lr", "rotation", "inpainting", "gd_lr_self_training", "gd_lr_mixup")
     config = config.model_copy(update={"arms": {arm: config.arms[arm] for arm in kept}})
     result = run(config)
     assert [outcome.problems for outcome in result.failures] == []

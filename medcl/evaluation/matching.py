@@ -9,7 +9,7 @@ from pathlib import Path
 from medcl.errors import DataError
 from medcl.records.layouts import open_data
 from medcl.records.manifest import Manifest
-from medcl.records.names import is_volume, stem, subject_of, volume_files
+from medcl.records.names import is_image, is_volume, scan_files, stem, subject_of
 from medcl.records.record import Record
 
 
@@ -40,7 +40,7 @@ def match_masks(prediction: Path, truth: Path, ids: Iterable[str] | None = None)
     is named like the record, its label or its volume. ``ids`` keeps these records only. Two single files always match.
     Raises DataError where nothing matches.
     """
-    if prediction.is_file() and truth.is_file() and is_volume(truth):
+    if prediction.is_file() and truth.is_file() and (is_volume(truth) or is_image(truth)):
         name = stem(truth)
         return Matches((Pair(name, subject_of(name), prediction, truth),), (), (), {})
     predictions = _by_name(_masks(prediction))
@@ -67,14 +67,14 @@ def match_masks(prediction: Path, truth: Path, ids: Iterable[str] | None = None)
 
 
 def _masks(path: Path) -> list[Path]:
-    if path.is_file() and is_volume(path):
+    if path.is_file() and (is_volume(path) or is_image(path)):
         return [path]
     if not path.is_dir():
         raise DataError(f"{path}: no such folder of predicted masks")
-    files = volume_files(path)
+    files = scan_files(path)
     if not files:
         raise DataError(
-            f"{path}: no masks in this folder (.nii.gz, .nii, .mha, .nrrd); name the --out of medcl predict"
+            f"{path}: no masks in this folder (.nii.gz, .nii, .mha, .nrrd, or .png); name the --out of medcl predict"
         )
     return files
 

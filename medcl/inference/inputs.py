@@ -11,7 +11,7 @@ from medcl.errors import DataError
 from medcl.records.dicom_tree import is_dicom
 from medcl.records.layouts import open_data
 from medcl.records.manifest import Manifest
-from medcl.records.names import is_volume, stem
+from medcl.records.names import is_image, is_volume, stem
 from medcl.records.record import Record
 
 log = logging.getLogger(__name__)
@@ -24,9 +24,14 @@ class Input:
     name: str
     files: tuple[Path, ...]
 
+    @property
+    def mask(self) -> str:
+        """The file name of its mask: a PNG for a 2D image, else NIfTI."""
+        return f"{self.name}.png" if is_image(self.files[0]) else f"{self.name}.nii.gz"
+
 
 def find_inputs(paths: Iterable[Path | str], ids: Iterable[str] | None = None) -> list[Input]:
-    """Every volume that ``paths`` name: volume files, DICOM series, folders and data sets of any layout.
+    """Every volume that ``paths`` name: volume and image files, DICOM series, folders and data sets of any layout.
 
     Of a data set that declares test records (Decathlon and nnU-Net ``imagesTs``) these are taken, else all; ``ids`` takes
     exactly these records. A mask is named like the file, the record, or the folder that holds a single DICOM series.
@@ -36,7 +41,7 @@ def find_inputs(paths: Iterable[Path | str], ids: Iterable[str] | None = None) -
     wanted = None if ids is None else list(ids)
     found: list[Input] = []
     for path in map(Path, paths):
-        if is_volume(path) and not path.is_dir():
+        if (is_volume(path) or is_image(path)) and not path.is_dir():
             found.append(Input(stem(path), (path,)))
         elif path.is_file() and is_dicom(path):
             found.append(Input(path.absolute().parent.name, (path,)))

@@ -15,8 +15,9 @@ import nibabel
 import numpy as np
 
 from medcl.errors import DataError, MedclError
+from medcl.modalities import image
 from medcl.modalities.header import VolumeHeader
-from medcl.modalities.volume import read_header, read_volume
+from medcl.modalities.volume import read_header, read_label, read_volume
 from medcl.records.facts import MOST_VALUES, PERCENTILES, Kind, VolumeFacts
 from medcl.records.grid import corner_distance
 from medcl.records.manifest import Manifest
@@ -87,7 +88,9 @@ def read_facts(path: Path, kind: Kind, *, channels: int = 1) -> VolumeFacts:
     elif len(header.shape) != 3:
         return known()
     try:
-        return known(**_voxel_facts(read_volume(path, channels=channels).data, kind))
+        as_label = kind == "label" and header.format == image.FORMAT  # whose grey values stand for classes
+        voxels = read_label(path)[0] if as_label else read_volume(path, channels=channels).data
+        return known(**_voxel_facts(voxels, kind))
     except Exception as error:  # as above
         return known(error=_one_line(error, path))
 
@@ -152,8 +155,7 @@ def _digest(path: Path) -> str:
 def _broken_affine(path: Path) -> dict[str, Any]:
     """The affine of a NIfTI file that was refused for it, so that a check can name the cause."""
     try:
-        image: Any = nibabel.load(path)
-        affine = np.asarray(image.affine, np.float64)
+        affine = np.asarray(nibabel.load(path).affine, np.float64)  # type: ignore[attr-defined]
     except Exception:  # not the affine, then
         return {}
     return {"affine": _rows(affine)}

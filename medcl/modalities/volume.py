@@ -1,7 +1,8 @@
 """Volumes as files: every format in, NIfTI masks out, always with an exact voxel-to-world affine.
 
 NIfTI (single or pair), MetaImage, NRRD and DICOM series are read alike: the array in stored voxel order, the affine
-to RAS millimetres. Nothing is reoriented or resampled here; that is :mod:`medcl.preparation`.
+to RAS millimetres. Nothing is reoriented or resampled here; that is :mod:`medcl.preparation`. A 2D image (PNG, JPEG, TIFF)
+is a volume of one slice, whose mask is a PNG; its affine is a convention, see :mod:`medcl.modalities.image`.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import numpy as np
 
 from medcl.errors import DataError
 from medcl.files import atomic_path
-from medcl.modalities import dicom, itk, nifti
+from medcl.modalities import dicom, image, itk, nifti
 from medcl.modalities.header import VolumeHeader, axis_codes, same_grid_distance, spacing_of
 from medcl.records.dicom_tree import is_dicom
+from medcl.records.names import is_image
 from medcl.types import Affine, Array, Spacing
 
 __all__ = [
@@ -91,8 +93,12 @@ def read_volume(paths: Path | str | Sequence[Path | str], *, channels: int = 1) 
 def read_label(path: Path | str) -> tuple[Array, Affine]:
     """Read a label map: ``(X, Y, Z)`` integers in stored voxel order, and the affine to RAS millimetres.
 
-    Labels stored as floating point are accepted where every value is a whole number. Raises DataError otherwise.
+    Labels stored as floating point are accepted where every value is a whole number. Raises DataError otherwise. Images
+    have rules of their own, see :func:`medcl.modalities.image.read_label`.
     """
+    if _reader(Path(path)) is image:
+        labels, header = image.read_label(Path(path))
+        return labels, header.affine
     voxels, header = _read_channel(Path(path))
     if voxels.dtype.kind == "b":
         return voxels.astype(np.uint8), header.affine
@@ -107,7 +113,8 @@ def read_label(path: Path | str) -> tuple[Array, Affine]:
 
 
 def write_mask(path: Path | str, labels: Array, like: Path | str | Volume | VolumeHeader) -> None:
-    """Write ``labels (X, Y, Z)`` as NIfTI on the grid of ``like``, in its stored voxel order, atomically.
+    """Write ``labels (X, Y, Z)`` on the grid of ``like``, in its stored voxel order, atomically: as NIfTI, or where ``like``
+    is a 2D image also as PNG.
 
     The dtype is uint8, or uint16 where a label exceeds 255. For a NIfTI ``like``, sform, qform, their codes and the
     units are copied, so that the affine is equal bit for bit; free-text header fields are not. Raises DataError
@@ -119,7 +126,12 @@ def write_mask(path: Path | str, labels: Array, like: Path | str | Volume | Volu
     low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
     if low < 0 or high > np.iinfo(np.uint16).max:
         raise DataError(f"{path}: labels run from {low} to {high}; a mask holds 0 to 65535")
-    _write_nifti(Path(path), labels.astype(np.uint8 if high <= 255 else np.uint16), _header_of(like))
+    path, header = Path(path), _header_of(like)
+    if path.suffix.lower() == ".png" and header.format == image.FORMAT:
+        _check_shape(path, labels.shape, header)
+        image.write_mask(path, labels)
+    else:
+        _write_nifti(path, labels.astype(np.uint8 if high <= 255 else np.uint16), header)
 
 
 def write_scores(path: Path | str, scores: Array, like: Path | str | Volume | VolumeHeader) -> None:
@@ -143,18 +155,22 @@ def write_volume(path: Path | str, data: Array, affine: Affine) -> None:
 
 def _write_nifti(path: Path, voxels: Array, header: VolumeHeader) -> None:
     if not path.name.lower().endswith((".nii", ".nii.gz")):
-        raise DataError(f"{path}: masks and scores are written as .nii or .nii.gz")
-    if voxels.shape[:3] != header.shape[:3]:
-        raise DataError(f"{path}: {voxels.shape[:3]} voxels do not fit the grid of {header.path}, {header.shape[:3]}")
+        raise DataError(f"{path}: masks and scores are written as .nii or .nii.gz (masks of 2D images as .png)")
+    _check_shape(path, voxels.shape[:3], header)
     if header.nifti is not None:
         kind = nibabel.Nifti2Image if isinstance(header.nifti, nibabel.Nifti2Header) else nibabel.Nifti1Image
-        image = kind(voxels, None, _geometry_only(header.nifti, kind.header_class))
+        made = kind(voxels, None, _geometry_only(header.nifti, kind.header_class))
     else:
-        image = nibabel.Nifti1Image(voxels, header.affine)
-        image.header.set_xyzt_units("mm")
-    image.set_data_dtype(voxels.dtype)
+        made = nibabel.Nifti1Image(voxels, header.affine)
+        made.header.set_xyzt_units("mm")
+    made.set_data_dtype(voxels.dtype)
     with atomic_path(path) as part:
-        nibabel.save(image, part)
+        nibabel.save(made, part)
+
+
+def _check_shape(path: Path, shape: tuple[int, ...], header: VolumeHeader) -> None:
+    if shape != header.shape[:3]:
+        raise DataError(f"{path}: {shape} voxels do not fit the grid of {header.path}, {header.shape[:3]}")
 
 
 def _geometry_only(source: nibabel.Nifti1Header, kind: type[nibabel.Nifti1Header]) -> nibabel.Nifti1Header:
@@ -228,14 +244,16 @@ def _disagreement(first: VolumeHeader, other: VolumeHeader) -> str | None:
 
 
 def _reader(path: Path) -> ModuleType:
-    """The module that reads ``path``; all three have ``read_header``, ``read_voxels`` and ``files_of``."""
+    """The module that reads ``path``; all have ``read_header``, ``read_voxels`` and ``files_of``."""
     name = path.name.lower()
     if name.endswith(nifti.SUFFIXES):
         return nifti
     if name.endswith(itk.SUFFIXES):
         return itk
+    if is_image(path) and not path.is_dir():
+        return image
     if path.is_dir() or name.endswith(dicom.SUFFIXES) or is_dicom(path):
         return dicom
     if not path.exists():
         raise DataError(f"{path}: no such file")
-    raise DataError(f"{path}: not a volume that medcl reads (NIfTI, MHA/MHD, NRRD, or a DICOM series)")
+    raise DataError(f"{path}: not a volume that medcl reads (NIfTI, MHA/MHD, NRRD, a DICOM series, or a PNG, JPEG or TIFF image)")

@@ -4,46 +4,52 @@ from __future__ import annotations
 
 import glob
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from medcl.errors import DataError
 from medcl.records.manifest import Manifest
-from medcl.records.names import is_volume, stem, subject_of, volume_files
+from medcl.records.names import is_image, is_volume, stem, subject_of
 from medcl.records.record import Record
 
 _PAIRS = (("imagesTr", "labelsTr"), ("images", "labels"), ("images", "masks"))
 _log = logging.getLogger(__name__)
 
-
-def is_image_folder(folder: Path) -> bool:
-    """Whether volumes lie in the folder, in its ``images`` or ``imagesTr``, or somewhere below."""
-    return folder.is_dir() and bool(_image_folder(folder)[2])
+Kind = Callable[[Path], bool]
+"""Of a file name: :func:`is_volume` or :func:`is_image`."""
 
 
-def open_folder(folder: Path, labels: Path | None = None) -> Manifest:
-    """Every volume of the folder as a record, its label the file of the same name in ``labels``.
+def holds(folder: Path, kind: Kind) -> bool:
+    """Whether files of the kind lie in the folder, in its ``images`` or ``imagesTr``, or somewhere below."""
+    return folder.is_dir() and bool(_image_folder(folder, kind)[2])
 
-    Volumes are looked for in the folder itself, then in its ``imagesTr`` or ``images`` (labels in ``labelsTr``,
-    ``labels`` or ``masks``), then in all folders below. In that last case the folder that holds a file is taken as its
-    subject, because scans that lie together are most often one person's; a table with a subject column says otherwise.
+
+def open_folder(folder: Path, kind: Kind = is_volume) -> Manifest:
+    """Every volume (or 2D image) of the folder as a record, its label the file of the same name in the folder of labels.
+
+    They are looked for in the folder itself, then in its ``imagesTr`` or ``images`` (labels in ``labelsTr``,
+    ``labels`` or ``masks``; capitals do not matter), then in all folders below. In that last case the folder that holds a file
+    is taken as its subject, because scans that lie together are most often one person's; else every file is a subject of
+    its own. Slices of one person in one folder therefore need a table: columns ``image``, ``label``, ``subject``, and
+    ``position`` (0 to 1 along the person's stack of slices).
     """
-    images, beside, files = _image_folder(folder)
-    return _manifest(files, labels or beside, images, f"folder {folder}")
+    images, beside, files = _image_folder(folder, kind)
+    return _manifest(files, beside, images, f"folder {folder}")
 
 
-def open_glob(pattern: str, labels: Path | None = None) -> Manifest:
-    """Every volume that the pattern matches, as a record; ``**`` goes through folders."""
-    files = sorted(path for path in map(Path, glob.glob(pattern, recursive=True)) if is_volume(path))
+def open_glob(pattern: str) -> Manifest:
+    """Every volume that the pattern matches, as a record, or where it matches none every 2D image; ``**`` goes through folders."""
+    found = sorted(map(Path, glob.glob(pattern, recursive=True)))
+    files = [path for path in found if is_volume(path)] or [path for path in found if is_image(path)]
     if not files:
-        raise DataError(f"{pattern}: matches no volume (.nii.gz, .nii, .mha, .mhd, .nrrd, .nhdr, .hdr)")
+        raise DataError(f"{pattern}: matches no volume (.nii.gz, .nii, .mha, .mhd, .nrrd, .nhdr, .hdr) and no image")
     root = Path(*Path(pattern).parts[: next(i for i, part in enumerate(Path(pattern).parts) if glob.has_magic(part))])
-    return _manifest(files, labels, root, f"glob {pattern}")
+    return _manifest(files, None, root, f"glob {pattern}")
 
 
 def open_file(path: Path) -> Manifest:
-    """One volume as the only record."""
+    """One volume or 2D image as the only record."""
     return _manifest([path], None, path.parent, f"file {path}")
 
 
@@ -54,14 +60,15 @@ def attach_labels(manifest: Manifest, labels: Path) -> Manifest:
     """
     if not labels.is_dir():
         raise DataError(f"{labels}: no such folder of labels")
-    found = {_id(path, labels): path for path in _all_volumes(labels)}
+    files = _all_files(labels, is_volume) or _all_files(labels, is_image)
+    found = {_id(path, labels): path for path in files}
     fitting = {
         record.id: found.get(record.id) or next((found[stem(p)] for p in record.volume if stem(p) in found), None)
         for record in manifest.records
     }
     if not any(fitting.values()):
         raise DataError(
-            f"{labels}: none of its {len(found)} volumes has the name of an image"
+            f"{labels}: none of its {len(found)} labels has the name of an image"
             + (f" (such as {manifest.ids[0]}; found {next(iter(found))})" if found and manifest.ids else "")
         )
     spare = len(found) - len({path for path in fitting.values() if path})
@@ -71,21 +78,26 @@ def attach_labels(manifest: Manifest, labels: Path) -> Manifest:
     return replace(manifest, records=records)
 
 
-def _image_folder(folder: Path) -> tuple[Path, Path | None, list[Path]]:
+def _image_folder(folder: Path, kind: Kind) -> tuple[Path, Path | None, list[Path]]:
     """Where the images lie, the folder of labels beside them, and the images."""
-    if files := volume_files(folder):
+    if files := _files(folder, kind):
         return folder, None, files
+    folders = {path.name.lower(): path for path in sorted(folder.iterdir(), reverse=True) if path.is_dir()}
     for images, labels in _PAIRS:
-        if files := volume_files(folder / images):
-            beside = folder / labels
-            return folder / images, beside if beside.is_dir() else None, files
-    files = _all_volumes(folder)
+        holder = folders.get(images.lower())
+        if holder is not None and (files := _files(holder, kind)):
+            return holder, folders.get(labels.lower()), files
+    files = _all_files(folder, kind)
     holders = {path.parent for path in files}
     return holders.pop() if len(holders) == 1 else folder, None, files
 
 
-def _all_volumes(folder: Path) -> list[Path]:
-    return volume_files(folder) or sorted(path for path in folder.rglob("*") if is_volume(path) and path.is_file())
+def _files(folder: Path, kind: Kind) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if kind(path) and path.is_file())
+
+
+def _all_files(folder: Path, kind: Kind) -> list[Path]:
+    return _files(folder, kind) or sorted(path for path in folder.rglob("*") if kind(path) and path.is_file())
 
 
 def _id(path: Path, root: Path) -> str:

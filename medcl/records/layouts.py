@@ -6,9 +6,9 @@ import glob
 from pathlib import Path
 
 from medcl.errors import DataError
-from medcl.records import bids, decathlon, dicom_tree, folder, nnunet
+from medcl.records import bids, decathlon, dicom_tree, folder, nnunet, sunnybrook
 from medcl.records.manifest import Manifest
-from medcl.records.names import is_volume
+from medcl.records.names import is_image, is_volume
 
 _TABLES = (".csv", ".tsv", ".jsonl")
 
@@ -18,7 +18,8 @@ def open_data(path: Path | str, labels: Path | str | None = None) -> Manifest:
 
     In this order: a glob; a table or manifest (``.csv``, ``.tsv``, ``.jsonl``); a ``dataset.json`` (Decathlon or
     nnU-Net) or its folder; a folder with ``manifest.jsonl`` (of ``medcl inspect``); BIDS; a folder of volumes (with
-    ``labelsTr`` or ``labels`` beside ``imagesTr`` or ``images``); a DICOM tree; one volume.
+    ``labelsTr`` or ``labels`` beside ``imagesTr`` or ``images``); a DICOM tree; Sunnybrook's cine slices; a folder of 2D
+    images; one volume or image.
     Raises DataError that says what was looked for.
     """
     path = Path(path)
@@ -35,12 +36,12 @@ def _open_file(path: Path) -> Manifest:
         return Manifest.read(path)
     if path.suffix == ".json":
         return _open_json(path)
-    if is_volume(path):
+    if is_volume(path) or is_image(path):
         return folder.open_file(path)
     if dicom_tree.is_dicom(path):
         return dicom_tree.open_dicom([path], f"DICOM file {path}")
     raise DataError(
-        f"{path}: not a data set; expected a volume (.nii.gz, .nii, .mha, .nrrd, .hdr, DICOM), a table "
+        f"{path}: not a data set; expected a volume (.nii.gz, .nii, .mha, .nrrd, .hdr, DICOM), an image (.png, .jpg, .tif), a table "
         f"({', '.join(_TABLES)}), a dataset.json, or a folder"
     )
 
@@ -52,13 +53,18 @@ def _open_folder(path: Path) -> Manifest:
         return Manifest.read(path / "manifest.jsonl")
     if bids.is_bids(path):
         return bids.open_bids(path)
-    if folder.is_image_folder(path):
+    if folder.holds(path, is_volume):
         return folder.open_folder(path)
     if dicom_tree.is_dicom_tree(path):
         return dicom_tree.open_dicom_tree(path)
+    if sunnybrook.is_sunnybrook(path):
+        return sunnybrook.open_sunnybrook(path)
+    if folder.holds(path, is_image):
+        return folder.open_folder(path, is_image)
     raise DataError(
         f"{path}: no data set found; looked for dataset.json (Decathlon, nnU-Net), manifest.jsonl, sub-* folders (BIDS), "
-        "volumes (.nii.gz, .nii, .mha, .mhd, .nrrd, .nhdr, .hdr) here, in imagesTr or images and below, and DICOM files"
+        "volumes (.nii.gz, .nii, .mha, .mhd, .nrrd, .nhdr, .hdr) or images (.png, .jpg, .tif) here, in imagesTr or images and "
+        "below, and DICOM files"
     )
 
 

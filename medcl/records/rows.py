@@ -44,7 +44,7 @@ _ALIASES = {
     "label_path": "label",
 }
 _IDENTIFIERS = ("patient_id", "patientid", "patient", "mrn")
-_ATTRIBUTES = ("age", "sex", "site", "scanner", "session", "modality")
+_ATTRIBUTES = ("age", "sex", "site", "scanner", "session", "modality", "group", "slice", "position")
 _SPLITS = {"training": "train", "val": "validation", "valid": "validation", "dev": "validation", "testing": "test"}
 
 

@@ -56,7 +56,7 @@ def choose_writer(config: PredictConfig) -> Writer:
 
 
 class Masks:
-    """A mask ``NAME.nii.gz``, and with ``probabilities`` also ``probabilities/NAME.nii.gz``."""
+    """A mask ``NAME.nii.gz`` (of a 2D image ``NAME.png``), and with ``probabilities`` also ``probabilities/NAME.nii.gz``."""
 
     what = "masks"
 
@@ -65,7 +65,7 @@ class Masks:
         self.predictor = Predictor(config.runs, tta=config.tta, batch=config.batch, device=config.device)
 
     def target(self, item: Input) -> Path:
-        return self.config.out / f"{item.name}.nii.gz"
+        return self.config.out / item.mask
 
     def is_there(self, item: Input) -> bool:
         return self.target(item).is_file()
@@ -74,7 +74,8 @@ class Masks:
         target = self.target(item)
         prediction = self.predictor.predict(item.files, probabilities=self.config.probabilities)
         if prediction.probabilities is not None:
-            write_scores(target.parent / "probabilities" / target.name, prediction.probabilities, prediction.volume)
+            scores = target.parent / "probabilities" / f"{item.name}.nii.gz"
+            write_scores(scores, prediction.probabilities, prediction.volume)
         write_mask(target, prediction.labels, prediction.volume)
         return target
 

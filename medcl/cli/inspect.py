@@ -37,6 +37,7 @@ def command(
 
     from medcl.config.inspect import InspectConfig
     from medcl.config.load import validate
+    from medcl.modalities.image import FORMAT, UNKNOWN_PIXELS
     from medcl.workflow.inspection import inspect
 
     values = {"data": data, "labels": labels, "check": check, "out": out, "workers": workers}
@@ -49,6 +50,8 @@ def command(
     console.print(_summary_table(inspection))
     for finding in inspection.findings:
         print(finding)
+    if any(facts.format == FORMAT for facts in inspection.facts.values()):
+        print(f"note: {UNKNOWN_PIXELS}")
     print(_verdict(inspection, check))
     print(f"written: {out / 'manifest.jsonl'}" + (f" and {out / 'findings.jsonl'}" if check else ""))
     if inspection.errors:

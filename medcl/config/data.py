@@ -22,8 +22,11 @@ class DataConfig(Strict):
     )
     labels: Path | None = Field(None, description="folder of labels with the images' names, where the layout has none")
     store: Path | None = Field(None, description="folder of the prepared volumes; default: prepared/ in the run folder")
+    count: Literal["records", "subjects"] = Field(
+        "records", description="what test, validation and labelled count: records, or subjects with all their records"
+    )
     test: HeldOut = Field(
-        0, description="records held out for test, chosen by split_seed: how many, or which share (0.25)"
+        0, description="records (see count) held out for test, chosen by split_seed: how many, or which share (0.25)"
     )
     validation: HeldOut = Field(
         0, description="records held out for choosing recipes and checkpoints: how many, or which share"
@@ -33,7 +36,7 @@ class DataConfig(Strict):
         None,
         description="a published split instead: acdc_2020, prostate_2020, mmwhs_2020, or a file like those in configs/splits",
     )
-    labelled: Labelled = Field("all", description="how many labelled records fine-tuning may see")
+    labelled: Labelled = Field("all", description="how many labelled records (see count) fine-tuning may see")
     subset: NonNegativeInt = Field(
         0, description="which labelled subset of that size (0, 1, 2...); smaller ones are nested in larger"
     )
@@ -57,13 +60,18 @@ class DataConfig(Strict):
 class RecipeConfig(Strict):
     """What to fix of the recipe; anything left out is derived from the training records' fingerprint."""
 
-    spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = Field(
-        None, description="millimetres per voxel, x y z"
+    spacing: tuple[PositiveFloat | None, PositiveFloat | None, PositiveFloat | None] | None = Field(
+        None, description="millimetres per voxel, x y z; null for an axis keeps each volume's own: [1.37, 1.37, null]"
     )
-    crop: Literal["none", "foreground"] | None = Field(None, description="crop to the body box before storing")
-    intensity: Literal["ct", "mr"] | None = Field(None, description="ct: window in HU; mr: percentiles and z-score")
+    crop: Literal["none", "foreground", "centre"] | None = Field(
+        None, description="foreground: to the body box before storing; centre: cut and padded to the patch in x and y"
+    )
+    intensity: Literal["ct", "mr", "minmax"] | None = Field(
+        None,
+        description="ct: window in HU; mr: percentiles and z-score; minmax: two percentiles to 0 and 1, not clipped",
+    )
     window: tuple[float, float] | None = Field(None, description="HU window for ct")
-    percentiles: tuple[float, float] | None = Field(None, description="lower and upper percentile for mr")
+    percentiles: tuple[float, float] | None = Field(None, description="lower and upper percentile for mr and minmax")
     n4: bool = Field(False, description="N4 bias field correction (mr; slow)")
     patch: tuple[PositiveInt, PositiveInt, PositiveInt] | None = Field(
         None, description="voxels of a training view, x y z"

@@ -88,10 +88,13 @@ class PartitionCentre(Strict):
 
     With ``fixed`` slot 0 shows the middle of its partition and the other slots move from there by ``views.jitter``, also into
     other partitions (VoCo's base and random crops).
+
+    Where records are single slices with a known position, it holds as many subjects, and of each one slice in every
+    partition along z.
     """
 
     name: Literal["partition"] = "partition"
-    volumes: PositiveInt = Field(2, description="distinct records in a batch")
+    volumes: PositiveInt = Field(2, description="distinct records (of single slices: subjects) in a batch")
     parts: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
         (1, 1, 4), description="partitions of the body box along x, y, z"
     )

@@ -30,6 +30,10 @@ def build_encoder(config: EncoderConfig, in_channels: int, patch: tuple[int, ...
     if len(patch) < config.dims:
         raise ConfigError(f"encoder.dims: {config.dims}, but the patch {list(patch)} has {len(patch)} axes")
     patch = patch[: config.dims]
+    if config.dims == 3 and min(patch) == 1:
+        raise ConfigError(
+            f"encoder.dims: 3, but views of {list(patch)} voxels are single slices; set encoder.dims=2, or a larger recipe.patch"
+        )
     match config:
         case ResidualEncoderConfig():
             return ResidualUNet(in_channels, residual_layout(config.size, patch))

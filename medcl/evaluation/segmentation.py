@@ -16,8 +16,10 @@ from medcl.evaluation.matching import Pair, match_masks
 from medcl.evaluation.metrics import diagonal_mm, dice, surface_distances, voxel_ml
 from medcl.evaluation.scores import ABSENT, CaseScores, ClassScores, Evaluation, Outcome
 from medcl.modalities.header import spacing_of
+from medcl.modalities.image import UNKNOWN_PIXELS
 from medcl.modalities.volume import read_label
 from medcl.records.grid import corner_distance
+from medcl.records.names import is_image
 from medcl.types import Affine, Array
 
 _GRID_TOLERANCE = 0.1
@@ -81,6 +83,8 @@ def evaluate(
     notes = [] if labels or not names else _undeclared(cases, names)
     if matches.unknown:
         notes.append(f"{len(matches.unknown)} predictions have no truth: {', '.join(matches.unknown[:5])}")
+    if any(is_image(pair.truth) for pair in matches.pairs):
+        notes.append(UNKNOWN_PIXELS)
     names = names or {label: str(label) for label in present}
     return Evaluation(
         prediction=str(prediction),

@@ -123,7 +123,9 @@ def _header(path: Path, image: Image.Image) -> VolumeHeader:
         raise DataError(f"{path}: 16 bits a colour, of which 8 would be read; store it as grey")
     turned = image.getexif().get(_ORIENTATION_TAG, 1)
     if turned != 1:
-        raise DataError(f"{path}: is to be shown turned (EXIF orientation {turned}); store its pixels as they are shown")
+        raise DataError(
+            f"{path}: is to be shown turned (EXIF orientation {turned}); store its pixels as they are shown"
+        )
     width, height = image.size
     return VolumeHeader(
         path=path,
@@ -155,5 +157,9 @@ def _palette() -> list[int]:
     """Black, white, then colours far apart: hues by the golden ratio."""
     from colorsys import hsv_to_rgb
 
-    colours: list[Any] = [(0, 0, 0), (1, 1, 1), *(hsv_to_rgb(0.618 * n % 1, 0.75, 0.95) for n in range(MOST_CLASSES - 2))]
+    colours: list[Any] = [
+        (0, 0, 0),
+        (1, 1, 1),
+        *(hsv_to_rgb(0.618 * n % 1, 0.75, 0.95) for n in range(MOST_CLASSES - 2)),
+    ]
     return [round(255 * level) for colour in colours for level in colour]

@@ -256,4 +256,6 @@ def _reader(path: Path) -> ModuleType:
         return dicom
     if not path.exists():
         raise DataError(f"{path}: no such file")
-    raise DataError(f"{path}: not a volume that medcl reads (NIfTI, MHA/MHD, NRRD, a DICOM series, or a PNG, JPEG or TIFF image)")
+    raise DataError(
+        f"{path}: not a volume that medcl reads (NIfTI, MHA/MHD, NRRD, a DICOM series, or a PNG, JPEG or TIFF image)"
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,9 +67,27 @@ def prepare(volume: Volume, recipe: Recipe, label: Array | None = None) -> Prepa
         region = tuple(slice(low, high) for low, high in zip(lower, upper, strict=True))
         data, label = data[:, *region], None if label is None else label[region]
         affine, box = _shifted(affine, lower), box - lower
+    if recipe.crop == "centre":
+        first = np.array([*((size - side) // 2 for size, side in zip(data.shape[1:3], recipe.patch, strict=False)), 0])
+        data, label = (
+            _centred(data, first, recipe.patch),
+            None if label is None else _centred(label, first, recipe.patch),
+        )
+        affine, box = _shifted(affine, first), np.clip(box - first, -0.5, np.array(data.shape[1:]) - 0.5)
+        if (box[0] >= box[1]).any():  # none of the body is in the middle
+            box = np.array([[-0.5] * 3, np.array(data.shape[1:]) - 0.5])
     return Prepared(
         np.ascontiguousarray(data), None if label is None else np.ascontiguousarray(label), affine, box, source
     )
+
+
+def _centred(array: Array, first: Array, patch: Sequence[int]) -> Array:
+    """``array (..., X, Y, Z)`` from index ``first`` on, of the patch's size in x and y; 0 where it lies outside."""
+    out = np.zeros((*array.shape[:-3], patch[0], patch[1], array.shape[-1]), array.dtype)
+    (a, b), (u, v) = np.maximum(first[:2], 0), np.minimum(first[:2] + patch[:2], array.shape[-3:-1])
+    x, y = np.maximum(-first[:2], 0)
+    out[..., x : x + u - a, y : y + v - b, :] = array[..., a:u, b:v, :]
+    return out
 
 
 def restore(scores: Array, affine: Affine, source: SourceGrid) -> Array:

@@ -9,13 +9,15 @@ the cost; ``Spacing`` drops the shear of an affine.)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import nibabel
 import numpy as np
 from nibabel import orientations
 from scipy.ndimage import gaussian_filter1d
 
 from medcl.modalities.header import spacing_of
-from medcl.types import Affine, Array, Shape, Spacing
+from medcl.types import Affine, Array, Shape
 
 Coordinates = tuple[Array, Array, Array]
 """For every axis, where in the input's index the output's voxel centres lie."""
@@ -38,15 +40,15 @@ def from_ras(array: Array, affine: Affine) -> Array:
     return _reoriented(array, back)
 
 
-def rescaled_grid(shape: Shape, affine: Affine, spacing: Spacing) -> tuple[Coordinates, Affine]:
+def rescaled_grid(shape: Shape, affine: Affine, spacing: Sequence[float | None]) -> tuple[Coordinates, Affine]:
     """The grid of ``spacing`` over the same extent: its voxel centres in the index of the given grid, and its affine.
 
-    Both grids have the same centre. An axis whose spacing is already right keeps its voxels.
+    Both grids have the same centre. An axis whose spacing is already right, or None, keeps its voxels.
     """
     transform = np.eye(4)
     coordinates = []
     for axis, (size, current, wanted) in enumerate(zip(shape, spacing_of(affine), spacing, strict=True)):
-        step, count = wanted / current, size
+        step, count = 1.0 if wanted is None else wanted / current, size
         if abs(step - 1) < SAME_SPACING:
             step = 1.0
         else:

@@ -11,11 +11,13 @@ import numpy as np
 from medcl.config.strict import Strict
 from medcl.errors import DataError
 from medcl.modalities.header import spacing_of
+from medcl.modalities.image import UNKNOWN_PIXELS
 from medcl.modalities.volume import read_volume
 from medcl.preparation.axes import to_ras
 from medcl.preparation.body import body_box, body_mask
 from medcl.preparation.parallel import Progress, on_each
 from medcl.records.manifest import Manifest
+from medcl.records.names import is_image
 from medcl.records.record import Record
 from medcl.types import Shape, Spacing
 
@@ -108,6 +110,8 @@ def fingerprint(manifest: Manifest, workers: int = 1, progress: Progress | None 
     for problem in problems:
         log.warning("left out of the fingerprint: %s", problem)
     prints = [found[index][0] for index in sorted(found)]
+    if any(is_image(path) for index in found for path in records[index].volume):
+        log.info("note: %s", UNKNOWN_PIXELS)
     counts = Counter(one.channels for one in prints)
     if len(counts) > 1:
         usual = counts.most_common(1)[0][0]

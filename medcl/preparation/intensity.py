@@ -1,12 +1,14 @@
-"""Intensities: the CT and the MR rule, and N4 bias field correction."""
+"""Intensities: the rules of a recipe, and N4 bias field correction."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import SimpleITK as sitk
 
 from medcl.modalities.itk import set_ras_affine
-from medcl.preparation.recipe import CTIntensity, MRIntensity
+from medcl.preparation.recipe import CTIntensity, IntensityRule, MinMaxIntensity
 from medcl.types import Affine, Array
 
 # N4 as in the volumetric spec 3.1: fitted on an image shrunken to at least this many voxels along an axis.
@@ -14,7 +16,7 @@ N4_FITTING_LEVELS, N4_ITERATIONS, N4_CONVERGENCE = 4, 50, 0.001
 N4_FITTED_SIDE = 40
 
 
-def normalise(data: Array, body: Array, rule: CTIntensity | MRIntensity) -> Array:
+def normalise(data: Array, body: Array, rule: IntensityRule) -> Array:
     """``data (C, X, Y, Z)`` by ``rule``, as float32. ``body (X, Y, Z)`` says which voxels an MR volume is measured on.
 
     A channel without contrast becomes 0.
@@ -26,10 +28,15 @@ def normalise(data: Array, body: Array, rule: CTIntensity | MRIntensity) -> Arra
     return out
 
 
-def measured(values: Array, body: Array, rule: CTIntensity | MRIntensity) -> tuple[float, float, float, float]:
+def measured(values: Array, body: Array, rule: IntensityRule) -> tuple[float, float, float, float]:
     """What ``rule`` makes of one channel ``(X, Y, Z)``: the bounds it clips at, the value it maps to 0, and one unit of it."""
     if isinstance(rule, CTIntensity):
         return (*rule.window, rule.mean, rule.std)
+    if isinstance(rule, MinMaxIntensity):
+        low, high = (float(value) for value in np.percentile(values, rule.percentiles))
+        if high - low <= 1e-6 * max(abs(low), abs(high)):
+            return low, low, low, 1.0
+        return -math.inf, math.inf, low, high - low
     return _measured(values[body], rule.percentiles)
 
 

@@ -60,21 +60,43 @@ class MRIntensity(Strict):
 
     @model_validator(mode="after")
     def _ordered(self) -> MRIntensity:
-        if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
-            raise ValueError(f"percentiles {list(self.percentiles)}: give [low, high] within 0 to 100")
+        _check_percentiles(self.percentiles)
         return self
 
 
-IntensityRule = Annotated[CTIntensity | MRIntensity, Field(discriminator="name")]
+class MinMaxIntensity(Strict):
+    """Per volume and channel: ``(x - low) / (high - low)`` with two percentiles of all its voxels, not clipped
+    (the limited-label study, volumetric.md 3.1)."""
+
+    name: Literal["minmax"] = "minmax"
+    percentiles: tuple[float, float] = Field((1.0, 99.0), description="percentiles of all voxels that become 0 and 1")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> MinMaxIntensity:
+        _check_percentiles(self.percentiles)
+        return self
+
+
+def _check_percentiles(percentiles: tuple[float, float]) -> None:
+    if not 0 <= percentiles[0] < percentiles[1] <= 100:
+        raise ValueError(f"percentiles {list(percentiles)}: give [low, high] within 0 to 100")
+
+
+IntensityRule = Annotated[CTIntensity | MRIntensity | MinMaxIntensity, Field(discriminator="name")]
 
 
 class Recipe(Strict):
-    """How volumes are prepared. Axes are x, y, z in RAS order; spacing in millimetres, patch in voxels."""
+    """How volumes are prepared. Axes are x, y, z in RAS order; spacing in millimetres (None: each volume's own), patch in
+    voxels."""
 
     version: Literal[1] = 1
     orientation: Literal["RAS"] = Field("RAS", description="closest axis code after flipping and swapping axes")
-    spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = Field(description="millimetres per voxel, x y z")
-    crop: Literal["none", "foreground"] = Field("none", description="foreground: cut to the body box")
+    spacing: tuple[PositiveFloat | None, PositiveFloat | None, PositiveFloat | None] = Field(
+        description="millimetres per voxel, x y z; null: not resampled"
+    )
+    crop: Literal["none", "foreground", "centre"] = Field(
+        "none", description="foreground: cut to the body box; centre: cut or padded with 0 to the patch in x and y"
+    )
     intensity: IntensityRule = MRIntensity()
     n4: bool = Field(False, description="N4 bias field correction before the intensity rule")
     patch: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(description="voxels of a training view, x y z")
@@ -88,9 +110,10 @@ class Recipe(Strict):
 
     @property
     def voxel_digest(self) -> str:
-        """SHA-256 of what changes prepared voxels: all but the patch and the names."""
+        """SHA-256 of what changes prepared voxels: all but the names and, where volumes are not cut to it, the patch."""
         kept = self.model_dump(mode="json", include={"version", "orientation", "spacing", "crop", "intensity", "n4"})
-        return _sha256({**kept, "channels": len(self.channels)})
+        cut = {"patch": self.patch[:2]} if self.crop == "centre" else {}
+        return _sha256({**kept, **cut, "channels": len(self.channels)})
 
     def to_yaml(self) -> str:
         """The recipe as YAML that :meth:`from_yaml` reads back to an equal recipe."""
@@ -150,29 +173,37 @@ def _spacing(fingerprint: Fingerprint) -> Spacing:
     return x, y, z
 
 
-def _patch(fingerprint: Fingerprint, spacing: Spacing, crop: str) -> Shape:
-    """The median prepared shape, rounded down to a multiple of 8 (of 16 from 64 on), at most 96."""
-    extents: Array = np.array(
-        [record.body_extent if crop == "foreground" else record.extent for record in fingerprint.records]
+def _patch(fingerprint: Fingerprint, spacing: Sequence[float | None], crop: str) -> Shape:
+    """The median prepared shape, rounded down to a multiple of 8 (of 16 from 64 on), at most 96; 1 across single slices."""
+    sizes: Array = np.array(
+        [
+            np.divide(
+                record.body_extent if crop == "foreground" else record.extent,
+                [own if wanted is None else wanted for own, wanted in zip(record.spacing, spacing, strict=True)],
+            )
+            for record in fingerprint.records
+        ]
     )
-    shape = np.median(extents, axis=0) / np.array(spacing)
-    x, y, z = (_patch_side(float(np.rint(size))) for size in shape)
+    x, y, z = (_patch_side(float(np.rint(size))) for size in np.median(sizes, axis=0))
     return x, y, z
 
 
 def _patch_side(size: float) -> int:
+    if size <= 1:
+        return 1
     step = PATCH_FINE if size < PATCH_LARGE else PATCH_COARSE
     return min(PATCH_CAP, max(PATCH_FINE, int(size) // step * step))
 
 
-def _intensity(fingerprint: Fingerprint, config: RecipeConfig, channels: Sequence[str]) -> CTIntensity | MRIntensity:
+def _intensity(fingerprint: Fingerprint, config: RecipeConfig, channels: Sequence[str]) -> IntensityRule:
     kind = config.intensity or _modality(fingerprint, channels)
-    if kind == "mr":
+    if kind != "ct":
         if config.window is not None:
             raise ConfigError(
-                "recipe.window: belongs to recipe.intensity=ct, but these volumes are treated as mr; set one"
+                f"recipe.window: belongs to recipe.intensity=ct, but these volumes are treated as {kind}; set one"
             )
-        return MRIntensity(percentiles=config.percentiles) if config.percentiles else MRIntensity()
+        rule = MRIntensity if kind == "mr" else MinMaxIntensity
+        return rule(percentiles=config.percentiles) if config.percentiles else rule()
     for key, value in (("percentiles", config.percentiles), ("n4", config.n4)):
         if value:
             raise ConfigError(

@@ -48,10 +48,12 @@ def parts_of(manifest: Manifest, data: DataConfig, *, labels: bool = True) -> Pa
             prepared=named.seen,
             notes=named.notes,
         )
-    found = split(manifest, data.test, data.validation, data.split_seed)
+    found = split(manifest, data.test, data.validation, data.split_seed, count=data.count)
     labelled = ()
     if labels:
-        labelled = data.records or labelled_subset(manifest, found.train, data.labelled, data.subset, data.split_seed)
+        labelled = data.records or labelled_subset(
+            manifest, found.train, data.labelled, data.subset, data.split_seed, unit=data.count
+        )
     seen = (*found.train, *found.validation)
     pool = labelled if data.pool == "labelled" else seen
     return Parts(found.train, found.validation, found.test, labelled, pool, seen)

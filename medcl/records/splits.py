@@ -16,6 +16,9 @@ from medcl.errors import DataError
 from medcl.records.manifest import Manifest
 from medcl.records.record import Record, SplitName
 
+Unit = Literal["records", "subjects"]
+"""What the counts of a split or of a labelled subset count."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -26,10 +29,12 @@ class Split:
     test: tuple[str, ...]
 
 
-def split(manifest: Manifest, test: float = 0, validation: float = 0, seed: int = 0) -> Split:
+def split(
+    manifest: Manifest, test: float = 0, validation: float = 0, seed: int = 0, *, count: Unit = "records"
+) -> Split:
     """Hold out subjects until ``test`` and then ``validation`` records are reached; the rest is for training.
 
-    Counts are records, but a subject is never divided: a part holds the whole of its last subject, so it may be
+    Counts are records (or subjects, by ``count``), but a subject is never divided: a part holds the whole of its last subject, so it may be
     larger than asked. A count below 1 is a share of the records that are drawn from. The choice depends on subjects and ``seed`` only, and the test part not on ``validation``.
     Records whose data set declares a split keep it and are not drawn from; those declared held out that have no
     label in a data set with labels (a challenge's hidden test) are in no part: they cannot be scored and must not
@@ -47,17 +52,17 @@ def split(manifest: Manifest, test: float = 0, validation: float = 0, seed: int 
             free[record.subject].append(record.id)
         elif declares == "train" or record.label is not None or not scored:
             parts[declares].append(record.id)
-    drawable = sum(map(len, free.values()))
+    drawable = sum(map(len, free.values())) if count == "records" else len(free)
     wanted: dict[SplitName, int] = {
         "test": _count(test, drawable),
         "validation": _count(validation, drawable),
     }
     drawn: Counter[SplitName] = Counter()
     for subject in _shuffled(free, f"split {seed}"):
-        part: SplitName = next((name for name, count in wanted.items() if drawn[name] < count), "train")
+        part: SplitName = next((name for name, least in wanted.items() if drawn[name] < least), "train")
         parts[part] += free[subject]
-        drawn[part] += len(free[subject])
-    if any(drawn[name] < count for name, count in wanted.items()) or (test + validation and not parts["train"]):
+        drawn[part] += len(free[subject]) if count == "records" else 1
+    if any(drawn[name] < least for name, least in wanted.items()) or (test + validation and not parts["train"]):
         raise DataError(
             f"{manifest.source or 'data'}: cannot hold out {test} for test and {validation} for validation and still "
             f"train: {len(manifest)} records of {len({record.subject for record in manifest.records})} subjects "
@@ -78,29 +83,37 @@ def labelled_subset(
     subset: int = 0,
     seed: int = 0,
     *,
+    unit: Unit = "records",
     target: str | None = None,
 ) -> tuple[str, ...]:
     """The ids of ``count`` labelled records among ``ids``: the first of subset ``subset``'s own permutation of them.
 
-    Subset k of size n is therefore a prefix of subset k of any larger size, and "all" is the whole permutation.
+    Subset k of size n is therefore a prefix of subset k of any larger size, and "all" is the whole permutation. With subjects
+    as ``unit`` the permutation is of those that have a label, and each brings all its labelled records.
     With ``target`` a record counts as labelled where it has that target or attribute. Raises DataError where fewer are.
     """
 
     def is_labelled(record: Record) -> bool:
         return record.label is not None if target is None else target in {*record.targets, *record.attributes}
 
-    labelled = [record_id for record_id in ids if is_labelled(manifest.by_id(record_id))]
-    if count != "all" and count > len(labelled):
+    members: dict[str, list[str]] = defaultdict(list)
+    for record_id in ids:
+        record = manifest.by_id(record_id)
+        if is_labelled(record):
+            members[record_id if unit == "records" else record.subject].append(record_id)
+    if count != "all" and count > len(members):
         raise DataError(
-            f"{manifest.source or 'data'}: {count} labelled records are asked for, but {len(labelled)} of the training "
+            f"{manifest.source or 'data'}: {count} labelled {unit} are asked for, but {len(members)} of the training "
             + (
-                "records have a label; lower data.labelled, or name their folder in data.labels"
+                f"{unit} have a label; lower data.labelled, or name their folder in data.labels"
                 if target is None
-                else f"records have the target '{target}'; lower data.labelled, or add it to the table"
+                else f"{unit} have the target '{target}'; lower data.labelled, or add it to the table"
             )
         )
-    order = _shuffled(labelled, f"subset {seed} {subset}")
-    return tuple(order if count == "all" else order[:count])
+    order = _shuffled(members, f"subset {seed} {subset}")
+    return tuple(
+        record_id for name in order[: None if count == "all" else count] for record_id in sorted(members[name])
+    )
 
 
 def divided_subjects(records: Sequence[Record]) -> dict[str, dict[str, list[str]]]:

@@ -33,7 +33,7 @@ class Overlay:
 
 
 def overlay_figure(case: Overlay) -> Markup:
-    """Three planes, each where the truth is largest, in one square window around it.
+    """Three planes (of a single slice only its own), each where the truth is largest, in one square window around it.
 
     Axes are turned to right-anterior-superior: the patient's right is on the right, anterior and superior are up.
     """
@@ -44,8 +44,9 @@ def overlay_figure(case: Overlay) -> Markup:
     prediction, _ = _upright(*read_label(case.prediction))
     low, high = np.percentile(image, (0.5, 99.5))
     centre, half = _window(truth > 0 if truth.any() else prediction > 0, spacing)
-    with figure("normal", 2.55, columns=3) as (drawn, panels):
-        for axes, (name, axis) in zip(panels, _PLANES, strict=True):
+    planes = [plane for plane in _PLANES if min(np.delete(image.shape, plane[1])) > 1]
+    with figure("normal", 2.55, columns=len(planes)) as (drawn, panels):
+        for axes, (name, axis) in zip(panels, planes, strict=True):
             across, up = (other for other in range(3) if other != axis)
             at = int(np.argmax((truth > 0).sum(axis=(across, up))))
             extent = (
@@ -74,7 +75,7 @@ def overlay_figure(case: Overlay) -> Markup:
                 name, loc="center", color="#aab4bf", fontsize=8, fontweight="normal", pad=4
             )  # on black, in every theme
         description = (
-            f"Sagittal, coronal and axial slices of {case.id}; the truth is outlined in light blue and the prediction "
+            f"{', '.join(name for name, _ in planes).capitalize()} slices of {case.id}; the truth is outlined in light blue and the prediction "
             f"in amber; their mean Dice is {case.dice:.3f}."
         )
         return to_svg(drawn, f"Truth and prediction of {case.id}", description)

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from medcl import __version__
 from medcl.errors import MedclError
 from medcl.records.layouts import open_data
+from medcl.records.names import is_image
 from medcl.reporting.budget import steps_figure, worth_figure
 from medcl.reporting.curves import FINETUNING, PRETRAINING, Line, curve_figure, run_curves
 from medcl.reporting.efficiency import difference_figure, efficiency_figure, series_of
@@ -218,7 +219,8 @@ def _cases(run: RunFolder, study: Study, cell: Mapping[str, Any]) -> list[dict[s
             record = manifest.by_id(case)
             if record.label is None:
                 continue
-            prediction = run.path / cell["folder"] / "masks" / f"{case}.nii.gz"
+            kind = "png" if is_image(record.volume[0]) else "nii.gz"
+            prediction = run.path / cell["folder"] / "masks" / f"{case}.{kind}"
             drawn = overlay_figure(Overlay(case, record.volume, record.label, prediction, value))
             shown.append({"rank": rank, "id": case, "dice": value, "baseline": rival.get(case), "figure": drawn})
     except MedclError as error:

@@ -50,8 +50,17 @@ def assemble(rows: Sequence[Row], patch: Sequence[int], *, labels: bool) -> View
         record=torch.tensor([row.record for row in rows]),
         partition=torch.tensor([row.partitions for row in rows]),
         box=world_of(affines, boxes),
-        position=position_in(boxes[:, None], centres),
+        position=_positions(rows, boxes, centres),
     )
+
+
+def _positions(rows: Sequence[Row], boxes: Tensor, centres: Tensor) -> Tensor:
+    """``(B, G, 3)`` in the body boxes ``(B, 2, 3)``; along z of a slice in its subject's stack, where that is known."""
+    found = position_in(boxes[:, None], centres)
+    for row, at in zip(rows, found, strict=True):
+        if row.height is not None:
+            at[:, 2] = row.height
+    return found
 
 
 def _region(row: Row, patch: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,6 +54,7 @@ class Row:
     """One row of a batch: a place in a record, seen V times through one or V geometries.
 
     ``partitions``: that the centre of each geometry lies in, -1 without partitions.   ``local``: the small views of the place.
+    ``height`` of a single-slice record: where it lies along its subject's stack, 0 to 1; None for volumes.
     """
 
     entry: Entry
@@ -62,6 +63,13 @@ class Row:
     geometries: tuple[Geometry, ...]
     appearances: tuple[Appearance, ...]
     local: Row | None = None
+    height: float | None = None
+
+    def at_height(self, height: float | None, part: int = 0, parts: int = 1) -> Row:
+        """The same row of a single-slice record at ``height``, in partition ``part`` of ``parts`` along z."""
+        local = None if self.local is None else self.local.at_height(height, part, parts)
+        partitions = tuple(plane * parts + part if plane >= 0 else plane for plane in self.partitions)
+        return replace(self, partitions=partitions, local=local, height=height)
 
 
 def draw_row(

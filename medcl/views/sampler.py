@@ -16,12 +16,13 @@ from medcl.errors import ConfigError, DataError
 from medcl.views.assembly import assemble
 from medcl.views.centres import too_short
 from medcl.views.corruption import check_corruption, corrupt
-from medcl.views.draws import draw_row
+from medcl.views.draws import Row, draw_row
 from medcl.views.geometry import compose, inside_box, spacing_of, world_of
 from medcl.views.intensity import augment
 from medcl.views.lookup import look_up
 from medcl.views.order import balanced_records_at, grouped_records_at, grouped_steps, records_at
 from medcl.views.spatial import displaced_coordinates, upsample_displacement
+from medcl.views.stacks import SlicePlace, Stacks
 from medcl.views.view import View, ViewPlan
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class ViewSampler:
         body: whether to say which voxels lie in the body box.
         groups: a number for every record; a batch holds records of one of them.
         balanced: instead, a batch holds as many records of each.
+        places: of every record, where records are single slices. What a partition centre draws is then subjects, and for
+            every partition along z one of the subject's slices there.
 
     Attributes:
         ids: the records, in the order ``View.record`` counts; without those too short for the partitions.
@@ -70,6 +73,7 @@ class ViewSampler:
         body: bool = False,
         groups: Sequence[int] | None = None,
         balanced: bool = False,
+        places: Sequence[SlicePlace] | None = None,
     ) -> None:
         if len(patch) != spatial_dims:
             raise ConfigError(
@@ -89,49 +93,88 @@ class ViewSampler:
         self.groups = groups
         self.balanced = balanced and groups is not None
         self.volumes = self.batch = batch
+        self.places = places
         self.parts: tuple[int, int, int] | None = None
+        self.stacks: Stacks | None = None
         if isinstance(config.centre, PartitionCentre):
             self.parts = config.centre.parts
-            self.ids = self._long_enough(self.parts)
-            if groups is not None:
-                known = dict(zip(ids, groups, strict=True))
-                self.groups = [known[id] for id in self.ids]
             self.volumes = config.centre.volumes
             self.batch = self.volumes * math.prod(self.parts)
-        least = self.volumes if self.parts else 1
-        if len(self.ids) < least:
-            raise DataError(f"{len(self.ids)} records to cut views from; this configuration needs at least {least}")
+            if places is None:
+                self.ids = self._long_enough(self.parts)
+                if groups is not None:
+                    known = dict(zip(ids, groups, strict=True))
+                    self.groups = [known[id] for id in self.ids]
+            else:
+                self.stacks = Stacks.cut(places, self.parts[2])
+                if groups is not None:
+                    raise ConfigError(
+                        "single_cluster_batches: clusters are of records, and a partition centre draws whole stacks of slices; "
+                        "set it to false, or views.centre.name=random"
+                    )
+        found, least = self._drawn, self.volumes if self.parts else 1
+        if found < least:
+            what = "records" if self.stacks is None else "subjects"
+            raise DataError(f"{found} {what} to cut views from; this configuration needs at least {least}")
+
+    @property
+    def _drawn(self) -> int:
+        """How many there are of what a batch draws: records, or subjects' stacks of slices."""
+        return len(self.ids if self.stacks is None else self.stacks.subjects)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in which every record comes once (all but a remainder smaller than a batch)."""
+        """Batches in which every record (or stack) comes once (all but a remainder smaller than a batch)."""
         if self.groups is not None and not self.balanced:
             return grouped_steps(self.groups, self.volumes)
-        return max(1, len(self.ids) // self.volumes)
+        return max(1, self._drawn // self.volumes)
 
     def plan(self, step: int, ranks: int = 1) -> ViewPlan:
         """Draw batch ``step`` and read what its views see. Cheap; for a worker process.
 
         ``ranks``: processes that train together, which take as many batches in a row (of one group, where there are groups).
         """
-        partitions = range(math.prod(self.parts)) if self.parts else (-1,)
-        rows = []
-        for record, epoch in self._records_at(step, ranks):
-            entry = self.store.open(self.ids[record])
-            rows += [
-                draw_row(entry, record, partition, self.config, self.patch, self.seed, epoch, self.small)
-                for partition in partitions
-            ]
+        drawn = self._drawn_at(step, ranks)
+        rows = [row for number, epoch in drawn for row in self._rows(number, epoch)]
         plan = assemble(rows, self.patch, labels=self.labels)
         local = [row.local for row in rows if row.local is not None]
         return replace(plan, local=assemble(local, self.small, labels=self.labels)) if local else plan
 
-    def _records_at(self, step: int, ranks: int) -> list[tuple[int, int]]:
+    def _drawn_at(self, step: int, ranks: int) -> list[tuple[int, int]]:
+        """The records, or the stacks of slices, of batch ``step``, each with its epoch."""
         if self.groups is None:
-            return records_at(step, len(self.ids), self.volumes, self.seed)
+            return records_at(step, self._drawn, self.volumes, self.seed)
         if self.balanced:
             return balanced_records_at(step, self.groups, self.volumes, self.seed)
         return grouped_records_at(step, self.groups, self.volumes, self.seed, ranks)
+
+    def _rows(self, number: int, epoch: int) -> list[Row]:
+        """The rows of one record, or of one stack of slices."""
+        if self.stacks is not None:
+            return self._rows_of_stack(self.stacks, number, epoch)
+        entry = self.store.open(self.ids[number])
+        partitions = range(math.prod(self.parts)) if self.parts else (-1,)
+        height = None if self.places is None else self.places[number].position
+        return [
+            draw_row(entry, number, part, self.config, self.patch, self.seed, epoch, self.small).at_height(height)
+            for part in partitions
+        ]
+
+    def _rows_of_stack(self, stacks: Stacks, number: int, epoch: int) -> list[Row]:
+        """One slice for every partition along z, and in it a place of the partition within the plane."""
+        assert self.parts is not None
+        assert self.places is not None
+        x, y, z = self.parts
+        centre = PartitionCentre(volumes=self.volumes, parts=(x, y, 1))
+        config = self.config.model_copy(update={"centre": centre})
+        rows = []
+        for partition in range(x * y * z):
+            plane, part = divmod(partition, z)
+            record = stacks.draw(number, part, self.seed, epoch, plane)
+            entry = self.store.open(self.ids[record])
+            row = draw_row(entry, record, plane, config, self.patch, self.seed, epoch, self.small)
+            rows.append(row.at_height(self.places[record].position, part, z))
+        return rows
 
     @torch.no_grad()
     def render(self, plan: ViewPlan, device: torch.device | str) -> tuple[View, ...]:
@@ -212,6 +255,11 @@ class ViewSampler:
 
     def _long_enough(self, parts: tuple[int, int, int]) -> tuple[str, ...]:
         short = [id for id in self.ids if too_short(self.store.open(id), parts)]
+        if parts[2] > 1 and len(short) == len(self.ids) and self.store.open(short[0]).data.shape[-1] == 1:
+            raise DataError(
+                f"views.centre: {parts[2]} partitions along z, but the records are single slices of unknown position; name them in a "
+                "table with the columns image, subject and position (0 to 1 along the subject's slices)"
+            )
         if short:
             _log.warning(
                 "%d of %d records are left out: their body has fewer voxels than the %s partitions: %s",

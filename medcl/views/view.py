@@ -51,7 +51,8 @@ class View(_Tensors):
         slot: which of the V views.
         label: ``(B, *S)`` long, or None where a record of the batch has no label.
         partition: ``(B,)`` long, the partition the view is centred in; -1 without partitions.
-        position: ``(B, 3)`` float64, the crop centre in the body box, 0 lower to 1 upper, clipped (volumetric.md 1.5).
+        position: ``(B, 3)`` float64, the crop centre in the body box, 0 lower to 1 upper, clipped (volumetric.md 1.5); along
+            z of a record that is a single slice, its place in its subject's stack, where the sampler was told.
         seen: ``(B, C, *S)``, what the encoder is to see instead; ``data`` stays clean. None: ``data`` itself.
         mask: ``(B, *S)`` bool, True where ``seen`` hides the view; only where it hides anything.
         turns: ``(B,)`` long, by how many quarter turns from x to y ``seen`` is turned; only where it is.

@@ -140,6 +140,7 @@ def _task_of(
         body=any(isinstance(entry, LocalEntry) and entry.inside is not None for entry in objectives),
         groups=None if groups is None else groups.tolist(),
         balanced=stage.balanced,
+        places=scans.places(tuple(ids)),
     )
     facts = RecordFacts(
         subject=torch.tensor(scans.subjects(sampler.ids)),

@@ -48,7 +48,13 @@ def finetune_regression(config: RegressionConfig, *, resume: bool = False, progr
         start = Start.of(config, run)
         scans, data = start.scans, config.data
         ids = data.records or labelled_subset(
-            scans.manifest, scans.split.train, data.labelled, data.subset, data.split_seed, target=config.target
+            scans.manifest,
+            scans.split.train,
+            data.labelled,
+            data.subset,
+            data.split_seed,
+            unit=data.count,
+            target=config.target,
         )
         part, held_out = start.held_out()
         known = scans.numbers((*ids, *(record.id for record in held_out)), config.target)

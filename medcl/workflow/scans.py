@@ -14,6 +14,7 @@ from medcl.preparation.store import Store
 from medcl.records.layouts import open_data
 from medcl.records.manifest import Manifest
 from medcl.records.parts import Parts, parts_of
+from medcl.views.stacks import SlicePlace
 from medcl.workflow.prepare import store_for
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,29 @@ class Scans:
         names = [self.manifest.by_id(record_id).subject for record_id in ids]
         numbers = {name: number for number, name in enumerate(sorted(set(names)))}
         return [numbers[name] for name in names]
+
+    def places(self, ids: tuple[str, ...]) -> tuple[SlicePlace, ...] | None:
+        """Where every one of these single-slice records lies in its subject's stack: its attribute ``position``.
+
+        None where there are volumes among them, or no positions are known. Raises DataError where a position is missing or is
+        not between 0 and 1.
+        """
+        stated = {record_id: self.manifest.by_id(record_id).attributes.get("position") for record_id in ids}
+        if not any(stated.values()) or any(self.store.open(record_id).data.shape[-1] > 1 for record_id in ids):
+            return None
+        found = {record_id: _number(text) for record_id, text in stated.items()}
+        problems = [
+            f"record {record_id}: position {stated[record_id]} is no number from 0 to 1 along its subject's slices"
+            for record_id, position in found.items()
+            if position is None or not 0 <= position <= 1
+        ]
+        if problems:
+            raise DataError(problems)
+        return tuple(
+            SlicePlace(self.manifest.by_id(record_id).subject, float(position))
+            for record_id, position in found.items()
+            if position is not None
+        )
 
     def class_names(self, ids: tuple[str, ...], name: str) -> list[str]:
         """Class of every id: its target or attribute ``name``.
@@ -81,6 +105,13 @@ class Scans:
             more = f"; and {len(problems) - _SHOWN} more records" if len(problems) > _SHOWN else ""
             raise DataError([*problems[: _SHOWN - 1], problems[_SHOWN - 1] + more] if more else problems)
         return values
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None
 
 
 def open_scans(data: DataConfig, recipe: RecipeConfig | Recipe, run_folder: Path, *, labels: bool) -> Scans:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from medcl.config.objective import ObjectiveConfig
 from medcl.config.pretrain import StageConfig
-from medcl.config.views import PartitionCentre
+from medcl.config.views import PartitionCentre, RandomCentre
 from medcl.distributed import choose_gather
 from medcl.encoders.concatenated import pooled_features
 from medcl.encoders.volume import Encoder
@@ -38,7 +38,9 @@ def record_features(
 ) -> Tensor:
     """Features of length 1 ``(N, C)`` of the records ``ids``: of each, the mean over its views as ``stage`` makes them."""
     views = stage.views.model_copy(update={"local": None})
-    if isinstance(views.centre, PartitionCentre):
+    if isinstance(views.centre, PartitionCentre) and scans.places(tuple(ids)) is not None:
+        views = views.model_copy(update={"centre": RandomCentre()})  # a record is one slice of its subject's partitions
+    elif isinstance(views.centre, PartitionCentre):
         views = views.model_copy(update={"centre": views.centre.model_copy(update={"volumes": 1})})
     patch = (views.patch or scans.store.recipe.patch)[: encoder.spatial_dims]
     sampler = ViewSampler(

@@ -64,7 +64,7 @@ def test_folder_of_images_with_folder_of_labels(tmp_path: Path) -> None:
     assert manifest.by_id("a").label == tmp_path / "truth" / "a.nii.gz"
     assert manifest.by_id("b").label is None
     _touch(tmp_path, "other/c.nii.gz", "other/d.nii.gz")
-    with pytest.raises(DataError, match=r"none of its 2 volumes has the name of an image \(such as a; found c\)"):
+    with pytest.raises(DataError, match=r"none of its 2 labels has the name of an image \(such as a; found c\)"):
         open_data(tmp_path / "scans", tmp_path / "other")
 
 

@@ -103,3 +103,32 @@ def test_a_share_holds_out_that_part_of_the_records_and_never_none() -> None:
     manifest = _cohort([1] * 200)
     assert split(manifest, 0.25, 0.1) == split(manifest, 50, 20)
     assert len(split(_cohort([1] * 3), 0.1).test) == 1
+
+
+class TestCountingSubjects:
+    manifest = _cohort([3, 1, 4, 2, 5, 1, 2, 6])
+
+    def subjects(self, ids: tuple[str, ...]) -> list[str]:
+        return list(dict.fromkeys(self.manifest.by_id(record_id).subject for record_id in ids))
+
+    def test_held_out_parts_have_so_many_subjects(self) -> None:
+        parts = split(self.manifest, 2, 0.25, 5, count="subjects")
+        assert [len(self.subjects(ids)) for ids in (parts.train, parts.validation, parts.test)] == [4, 2, 2]
+        with pytest.raises(DataError, match="cannot hold out"):
+            split(self.manifest, 8, 0, count="subjects")
+
+    def test_a_labelled_subject_brings_all_its_labelled_records(self) -> None:
+        ids = self.manifest.ids
+        two = labelled_subset(self.manifest, ids, 2, 1, unit="subjects")
+        four = labelled_subset(self.manifest, ids, 4, 1, unit="subjects")
+        assert len(self.subjects(two)) == 2
+        assert four[: len(two)] == two
+        assert set(two) == {i for i in ids if self.manifest.by_id(i).subject in self.subjects(two)}
+        assert set(labelled_subset(self.manifest, ids, "all", unit="subjects")) == set(ids)
+        assert len({labelled_subset(self.manifest, ids, 1, k, unit="subjects") for k in range(20)}) > 1
+        with pytest.raises(DataError, match="9 labelled subjects are asked for, but 8"):
+            labelled_subset(self.manifest, ids, 9, unit="subjects")
+
+    def test_records_without_a_label_are_not_among_them(self) -> None:
+        manifest = Manifest((Record("a1", "a", label=LABEL), Record("a2", "a"), Record("b1", "b")))
+        assert labelled_subset(manifest, manifest.ids, 1, unit="subjects") == ("a1",)

@@ -13,7 +13,8 @@ from medcl.records.manifest import Manifest
 from medcl.records.names import is_image, is_volume, stem, subject_of
 from medcl.records.record import Record
 
-_PAIRS = (("imagesTr", "labelsTr"), ("images", "labels"), ("images", "masks"))
+_LABELS = {"imagestr": ("labelstr",), "images": ("labels", "masks")}
+"""By the folder of images: how the folder of labels beside it may be called, in lower case."""
 _log = logging.getLogger(__name__)
 
 Kind = Callable[[Path], bool]
@@ -83,10 +84,10 @@ def _image_folder(folder: Path, kind: Kind) -> tuple[Path, Path | None, list[Pat
     if files := _files(folder, kind):
         return folder, None, files
     folders = {path.name.lower(): path for path in sorted(folder.iterdir(), reverse=True) if path.is_dir()}
-    for images, labels in _PAIRS:
-        holder = folders.get(images.lower())
+    for images, labels in _LABELS.items():
+        holder = folders.get(images)
         if holder is not None and (files := _files(holder, kind)):
-            return holder, folders.get(labels.lower()), files
+            return holder, next((folders[name] for name in labels if name in folders), None), files
     files = _all_files(folder, kind)
     holders = {path.parent for path in files}
     return holders.pop() if len(holders) == 1 else folder, None, files

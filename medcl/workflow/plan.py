@@ -31,7 +31,7 @@ _OWN_KEYS = ("out", "data", "recipe", "encoder", "init")
 _BOOKKEEPING = ("device", "workers", "threads", "checkpoint_every", "log_every")
 """Keys of ``trainer`` that do not change what a run computes."""
 
-_LATER: dict[str, Any] = {"pool": "fixed"}
+_LATER: dict[str, Any] = {"pool": "fixed", "count": "records"}
 """Keys of ``data`` that came later, with the value that does what was done before: it leaves the identity as it was, so
 that a finished study is not run again by a newer medcl."""
 

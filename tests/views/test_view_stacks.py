@@ -109,7 +109,7 @@ def test_the_far_end_belongs_to_the_last_partition() -> None:
 
 
 def test_single_slices_of_unknown_position_say_what_is_missing(store: MadeStore) -> None:
-    with pytest.raises(DataError, match="single slices of unknown position; .* subject and position"):
+    with pytest.raises(DataError, match=r"single slices of unknown position; .* subject and position"):
         sampler_of(store, places=None)
 
 

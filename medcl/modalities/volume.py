@@ -146,11 +146,11 @@ def write_scores(path: Path | str, scores: Array, like: Path | str | Volume | Vo
 def write_volume(path: Path | str, data: Array, affine: Affine) -> None:
     """Write ``data (C, X, Y, Z)`` as a float32 NIfTI on the grid of ``affine``, atomically; several channels as a 4D one."""
     voxels = np.moveaxis(np.asarray(data, np.float32), 0, -1)
-    image = nibabel.Nifti1Image(voxels[..., 0] if voxels.shape[-1] == 1 else voxels, affine)
-    image.header.set_xyzt_units("mm")
-    image.set_sform(affine, code="scanner")
+    nifti_image = nibabel.Nifti1Image(voxels[..., 0] if voxels.shape[-1] == 1 else voxels, affine)
+    nifti_image.header.set_xyzt_units("mm")
+    nifti_image.set_sform(affine, code="scanner")
     with atomic_path(path) as part:
-        nibabel.save(image, part)
+        nibabel.save(nifti_image, part)
 
 
 def _write_nifti(path: Path, voxels: Array, header: VolumeHeader) -> None:

@@ -18,7 +18,7 @@ from medcl.workflow.pipeline import run
 from medcl.workflow.plan import make_plan
 
 SHORT = [
-    "recipe={spacing: [1, 1, 1], crop: none, intensity: mr, patch: [16, 16, 1]}",
+    "recipe={spacing: [1, 1, null], crop: centre, intensity: minmax, patch: [16, 16, 1]}",
     "encoder.size=tiny",
     "pretrain.stages={0: {steps: 2, views: {patch: [16, 16, 1]}}, 1: {steps: 2, terms: {0: {at: decoder.last}}}}",
     "arms.rotation.pretrain.stages.0={steps: 2, views: {patch: [16, 16, 1]}}",

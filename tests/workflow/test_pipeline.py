@@ -99,7 +99,7 @@ class TestPlan:
     def test_keys_that_came_later_leave_the_identity_of_finished_runs(self, cohort: Path, tmp_path: Path) -> None:
         for run_ in (*make_plan(pipeline(cohort, tmp_path)).cells, *make_plan(pipeline(cohort, tmp_path)).pretrainings):
             values = run_.config.model_dump(mode="json", exclude={"out", "init"})
-            for key in ("path", "labels", "store", "pool", "split"):
+            for key in ("path", "labels", "store", "pool", "split", "count"):
                 del values["data"][key]
             for key in ("device", "workers", "threads", "checkpoint_every", "log_every"):
                 del values["trainer"][key]

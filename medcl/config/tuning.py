@@ -11,7 +11,7 @@ from medcl.config.data import DataConfig, RecipeConfig
 from medcl.config.encoder import EncoderConfig, ResidualEncoderConfig
 from medcl.config.strict import Strict
 from medcl.config.training import OptimiserConfig, TrainerConfig
-from medcl.config.views import ViewsConfig
+from medcl.config.views import ViewsConfig, WholeViews
 
 
 class TuningConfig(Strict):
@@ -23,7 +23,7 @@ class TuningConfig(Strict):
     init: Path | None = Field(None, description="pretraining run or weights; null: from scratch")
     recipe: RecipeConfig = Field(RecipeConfig(), description="only without init: a pretrained network brings its own")
     encoder: EncoderConfig = Field(ResidualEncoderConfig(), description="only without init")
-    views: ViewsConfig = ViewsConfig(slots=1)
+    views: WholeViews = ViewsConfig(slots=1)
     steps: PositiveInt = 1000
     batch: PositiveInt = 8
     freeze: tuple[Literal["encoder", "decoder"], ...] = ()

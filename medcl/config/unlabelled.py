@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from medcl.config.strict import Strict
 from medcl.config.views import Augmentation, IntensityConfig, SpatialConfig, ViewsConfig, WholeViews, moderate_intensity
@@ -31,6 +31,10 @@ def _pair() -> ViewsConfig:
     )
 
 
+def _taught() -> ViewsConfig:
+    return _pair().model_copy(update={"clean_first": True})
+
+
 def _single() -> ViewsConfig:
     return _pair().model_copy(update={"slots": 1, "shared_geometry": False})
 
@@ -42,7 +46,7 @@ class _Unlabelled(Strict):
 
 
 class MeanTeacherConfig(_Unlabelled):
-    """Two views that differ by intensity: the student's prediction of one agrees with that of its slowly following teacher of the other.
+    """Two views of one geometry: the student's prediction of the changed one agrees with its slowly following teacher's of the clean one.
 
     Source: Tarvainen and Valpola 2017; with ``target: labels`` and ``confidence`` as Sohn et al. 2020.
     """
@@ -53,9 +57,9 @@ class MeanTeacherConfig(_Unlabelled):
         "labels",
         description="probabilities: mean squared difference; labels: Dice and cross-entropy to the likeliest class",
     )
-    confidence: Share = Field(0.0, description="with target=labels: only voxels whose class is at least so likely")
+    confidence: Share = Field(0.8, description="with target=labels: only voxels whose class is at least so likely")
     keep: Literal["teacher", "student"] = Field("teacher", description="the network that is saved")
-    views: WholeViews = Field(default_factory=_pair)
+    views: WholeViews = Field(default_factory=_taught)
 
 
 class CrossPseudoConfig(_Unlabelled):
@@ -65,13 +69,9 @@ class CrossPseudoConfig(_Unlabelled):
     views: WholeViews = Field(default_factory=_single)
 
 
-class SelfTrainingConfig(_Unlabelled):
-    """Rounds: train on the labelled records, predict the pool, train anew on both.
+class RoundsConfig(_Unlabelled):
+    """Rounds: train on the labelled records, predict the pool, train anew with what was predicted."""
 
-    Source: Bai et al. 2017; the filter and the number of rounds as Chaitanya et al. 2023.
-    """
-
-    name: Literal["self_training"] = "self_training"
     rounds: PositiveInt = Field(
         2, description="predictions of the pool; every round trains for the whole number of steps"
     )
@@ -79,7 +79,37 @@ class SelfTrainingConfig(_Unlabelled):
     agreement: Share | None = Field(
         None, description="keep a record only if two views of it are predicted with at least this Dice (0.9)"
     )
+    largest_component: bool = Field(
+        False,
+        description="keep the largest connected part of every class of a prediction; it takes the place of the published dense CRF",
+    )
     views: WholeViews = Field(default_factory=_single)
 
 
-UnlabelledConfig = Annotated[MeanTeacherConfig | CrossPseudoConfig | SelfTrainingConfig, Field(discriminator="name")]
+class SelfTrainingConfig(RoundsConfig):
+    """Every round learns from the labelled records and from the pool with the labels that the round before predicted.
+
+    Source: Bai et al. 2017; the filter and the number of rounds as Chaitanya et al. 2023.
+    """
+
+    name: Literal["self_training"] = "self_training"
+
+
+class PseudoContrastConfig(RoundsConfig):
+    """Every round learns to segment from the labelled records alone; voxels of labelled and predicted views attract the means of their class.
+
+    Source: Chaitanya et al. 2023 (pseudo-label local contrast), with three rounds and a weight of 0.1.
+    """
+
+    name: Literal["pseudo_contrast"] = "pseudo_contrast"
+    rounds: PositiveInt = Field(
+        3, description="predictions of the pool; every round trains for the whole number of steps"
+    )
+    weight: NonNegativeFloat = Field(0.1, description="of the contrast, once it has risen")
+    voxels: PositiveInt = Field(3, description="drawn of every class and view")
+    temperature: PositiveFloat = 0.1
+
+
+UnlabelledConfig = Annotated[
+    MeanTeacherConfig | CrossPseudoConfig | SelfTrainingConfig | PseudoContrastConfig, Field(discriminator="name")
+]

@@ -130,6 +130,7 @@ class ViewsConfig(Strict):
     jitter: NonNegativeFloat = Field(0.0, description="how far the slots' centres may differ, as a share of the patch")
     shared_geometry: bool = Field(False, description="all slots share one geometry and differ by intensity only")
     plain_first: bool = Field(False, description="slot 0 is untransformed; with shared_geometry no slot moves")
+    clean_first: bool = Field(False, description="slot 0 keeps its prepared intensities, whatever its geometry")
     spatial: SpatialConfig | None = SpatialConfig()
     intensity: IntensityConfig | None = Field(default_factory=moderate_intensity)
     corruption: Corruption | None = Field(

@@ -29,8 +29,12 @@ class Segmenter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores before softmax, ``(B, classes, *S)``, of ``x (B, C, *S)``."""
-        scores: Tensor = self.head(self.encoder.decode(self.encoder.encode(x))[-1])
+        scores: Tensor = self.head(self.features(x))
         return scores
+
+    def features(self, x: Tensor) -> Tensor:
+        """What :attr:`head` reads: the last decoder map ``(B, C', *S)`` of ``x (B, C, *S)``."""
+        return self.encoder.decode(self.encoder.encode(x))[-1]
 
     def forward_deep(self, x: Tensor) -> list[Tensor]:
         """Scores of every supervised resolution, fine to coarse; the first is what :meth:`forward` gives."""

@@ -47,7 +47,8 @@ FINETUNING = (
     Panel("Loss", {"loss": "loss"}, log=True),
     Panel("Dice on validation records", {"validation_dice": "Dice"}),
     Panel("Mean absolute error of the training views", {"mae": "error"}),
-    Panel("Contrast", {"contrast": "contrast"}),
+    Panel("Contrast", {"contrast": "contrast", "pool_loss": "of the unlabelled pool"}),
+    Panel("Distillation", {"edge_distillation": "edges", "body_distillation": "bodies"}),
     Panel("Discriminator", {"discriminator": "loss"}),
 )
 

@@ -9,8 +9,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from medcl.config.unlabelled import CrossPseudoConfig, MeanTeacherConfig, SelfTrainingConfig, UnlabelledConfig
+from medcl.config.unlabelled import (
+    CrossPseudoConfig,
+    MeanTeacherConfig,
+    PseudoContrastConfig,
+    SelfTrainingConfig,
+    UnlabelledConfig,
+)
+from medcl.encoders.heads import DenseHead
 from medcl.encoders.segmenter import Segmenter
+from medcl.objectives.class_means import at_voxels, class_mean_contrast, class_means, voxels_of_classes
 from medcl.objectives.kernel import wide
 from medcl.objectives.output import LossOutput
 from medcl.tasks.teacher import follow
@@ -34,8 +42,8 @@ class PoolLearner(nn.Module):
         share = min(step / ramp, 1.0) if ramp else 1.0
         return float(self.config.weight * math.exp(-5 * (1 - share) ** 2))
 
-    def loss(self, segmenter: Segmenter, views: tuple[View, ...]) -> Tensor:
-        """Of unlabelled ``views``, before the weight."""
+    def loss(self, segmenter: Segmenter, views: tuple[View, ...], labelled: tuple[View, ...]) -> Tensor:
+        """Of unlabelled ``views``, before the weight; ``labelled``: the step's views with true labels."""
         raise NotImplementedError
 
     def labelled_loss(self, data: Tensor, target: Tensor) -> Tensor | None:
@@ -64,7 +72,7 @@ class MeanTeacher(PoolLearner):
         self.teacher.eval()
         return self
 
-    def loss(self, segmenter: Segmenter, views: tuple[View, ...]) -> Tensor:
+    def loss(self, segmenter: Segmenter, views: tuple[View, ...], labelled: tuple[View, ...]) -> Tensor:
         with torch.no_grad():
             goal = wide(self.teacher(views[0].data)).softmax(1)
         scores = segmenter(views[1].data)
@@ -88,7 +96,7 @@ class CrossPseudo(PoolLearner):
         super().__init__(config, objective)
         self.partner = partner
 
-    def loss(self, segmenter: Segmenter, views: tuple[View, ...]) -> Tensor:
+    def loss(self, segmenter: Segmenter, views: tuple[View, ...], labelled: tuple[View, ...]) -> Tensor:
         scores = [network(views[0].data) for network in (segmenter, self.partner)]
         labels = [found.detach().argmax(1) for found in scores]
         return self.objective(scores[0], labels[1]).loss + self.objective(scores[1], labels[0]).loss
@@ -100,9 +108,36 @@ class CrossPseudo(PoolLearner):
 class SelfTraining(PoolLearner):
     """A later round of :class:`SelfTrainingConfig`: the views bring the labels that the round before predicted."""
 
-    def loss(self, segmenter: Segmenter, views: tuple[View, ...]) -> Tensor:
+    def loss(self, segmenter: Segmenter, views: tuple[View, ...], labelled: tuple[View, ...]) -> Tensor:
         data, label = (torch.cat([getattr(view, name) for view in views]) for name in ("data", "label"))
         return self.objective(segmenter(data), label).loss
+
+
+class PseudoContrast(PoolLearner):
+    """A later round of :class:`PseudoContrastConfig`: pairs of views of the step, each with the next, true and predicted labels alike."""
+
+    config: PseudoContrastConfig
+
+    def __init__(self, config: PseudoContrastConfig, objective: SegmentationLoss, segmenter: Segmenter) -> None:
+        super().__init__(config, objective)
+        width = segmenter.head.in_channels
+        self.head = DenseHead(width, width, width, 2, segmenter.encoder.spatial_dims)
+
+    def loss(self, segmenter: Segmenter, views: tuple[View, ...], labelled: tuple[View, ...]) -> Tensor:
+        data, label = (torch.cat([getattr(view, name) for view in (*labelled, *views)]) for name in ("data", "label"))
+        maps = self.head(segmenter.features(data))
+        # The task seeds torch before every batch, so that a resumed run draws the same voxels.
+        index, there = voxels_of_classes(label, segmenter.classes, self.config.voxels, torch.default_generator)
+        codes, (means, present) = at_voxels(maps, index), class_means(maps, label, segmenter.classes)
+        found = class_mean_contrast(
+            codes,
+            codes.roll(1, 0),
+            anchors=(there, there.roll(1, 0)),
+            means=(means, means.roll(1, 0)),
+            present=(present, present.roll(1, 0)),
+            temperature=self.config.temperature,
+        )
+        return found.loss
 
 
 def build_learner(
@@ -117,3 +152,5 @@ def build_learner(
             return CrossPseudo(config, objective, partner)
         case SelfTrainingConfig():
             return SelfTraining(config, objective)
+        case PseudoContrastConfig():
+            return PseudoContrast(config, objective, segmenter)

@@ -16,6 +16,9 @@ from medcl.encoders.segmenter import Segmenter
 from medcl.objectives.segmentation import segmentation_loss
 from medcl.preparation.store import Store
 from medcl.seeds import derive_seed
+from medcl.tasks.copy_paste import paste
+from medcl.tasks.core_tuning import CoreTuning
+from medcl.tasks.distillation import Distillation
 from medcl.tasks.optimisation import tuned_groups
 from medcl.tasks.pool import build_learner
 from medcl.tasks.rendered import RenderedTask
@@ -32,6 +35,8 @@ class SegmentationTask(RenderedTask):
         pool: makes the unlabelled views of ``learner``, or None.
         learner: what is learnt from them, or None.
         validation: store and ids of the validation records, or None.
+        partner: a second network, for a learner that needs one.
+        teacher: a finished network to learn from (``config.distil``), or None.
         pretrained: whether the encoder's weights were loaded, so that ``encoder_lr`` applies to it.
     """
 
@@ -46,6 +51,7 @@ class SegmentationTask(RenderedTask):
         pretrained: bool = False,
         pool: ViewSampler | None = None,
         partner: Segmenter | None = None,
+        teacher: Segmenter | None = None,
     ) -> None:
         super().__init__(
             sampler,
@@ -72,6 +78,13 @@ class SegmentationTask(RenderedTask):
             else None
         )
 
+        self.distillation = (
+            Distillation(config.distil, teacher) if config.distil is not None and teacher is not None else None
+        )
+        self.core_tuning = (
+            CoreTuning(config.core_tuning, segmenter.head.in_channels) if config.core_tuning is not None else None
+        )
+
     @property
     def kept(self) -> Segmenter:
         """The network to validate and to save."""
@@ -87,7 +100,7 @@ class SegmentationTask(RenderedTask):
         self.latest["loss"] = loss.detach()
         if self.learner is not None:
             weight = self.learner.weight(self.global_step, self.steps)
-            found = self.learner.loss(self.segmenter, unlabelled)
+            found = self.learner.loss(self.segmenter, unlabelled, labelled)
             self.latest.update(pool_loss=found.detach(), pool_weight=torch.tensor(weight))
             loss = loss + weight * found
         return loss
@@ -102,15 +115,29 @@ class SegmentationTask(RenderedTask):
     def _labelled_loss(self, batch: tuple[View, ...], batch_idx: int) -> Tensor:
         data = torch.cat([view.data for view in batch])
         label = torch.cat([view.label for view in batch if view.label is not None])
+        if self.config.copy_paste is not None:
+            draw = np.random.default_rng(derive_seed(self.seed, "paste", batch_idx, self.global_rank))
+            data, label = paste(data, label, self.config.copy_paste.probability, draw)
         target = (
             label if self.config.mixup is None else nn.functional.one_hot(label, self.segmenter.classes).movedim(-1, 1)
         )
         if self.config.mixup is not None:
             data, target = self._mix(data, target.to(data.dtype), batch_idx)
-        found = self.objective(self(data), target)
+        features = self.segmenter.features(data)
+        scores = self.segmenter.head(features)
+        found = self.objective(scores, target)
         self.latest = dict(found.parts)
-        also = None if self.learner is None else self.learner.labelled_loss(data, target)
-        return found.loss if also is None else found.loss + also
+        loss = found.loss
+        if self.core_tuning is not None:
+            also, figures = self.core_tuning(features, scores, label, self.segmenter.head)
+            self.latest.update(figures)
+            loss = loss + also
+        if self.distillation is not None:
+            also, figures = self.distillation(data, scores, label, found.loss)
+            self.latest.update(figures)
+            loss = loss + also
+        second = None if self.learner is None else self.learner.labelled_loss(data, target)
+        return loss if second is None else loss + second
 
     def _mix(self, data: Tensor, target: Tensor, batch_idx: int) -> tuple[Tensor, Tensor]:
         """Convex combinations of pairs of views and of their one-hot labels (mixup; volumetric.md 3.4)."""

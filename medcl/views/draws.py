@@ -101,7 +101,8 @@ def draw_row(
             geometries.append(_draw_geometry(rng, entry, None if plain else config.spatial, patch, starts[-1]))
             partitions.append(_partition(entry, centre, geometries[-1]) if fixed and slot else partition)
         rng = np.random.default_rng(derive_seed(*key, "appearance", slot))
-        appearances.append(_draw_appearance(rng, config, patch, plain))
+        clean = plain or (config.clean_first and slot == 0)
+        appearances.append(_draw_appearance(rng, config, patch, clean))
     local = _draw_local(entry, record, config, starts, patch, small, key) if config.local else None
     return Row(entry, record, tuple(partitions), tuple(geometries), tuple(appearances), local)
 
@@ -120,14 +121,14 @@ def _draw_local(
     spatial = config.spatial
     if spatial is not None and config.local.scale is not None:
         spatial = spatial.model_copy(update={"scale": config.local.scale})
-    clean = config.model_copy(update={"corruption": None})
+    whole = config.model_copy(update={"corruption": None})
     geometries, appearances = [], []
     for slot in range(config.local.slots):
         rng = np.random.default_rng(derive_seed(*key, "local geometry", slot))
         start = choose_within(rng, entry, starts, _solid(patch), _solid(small))
         geometries.append(_draw_geometry(rng, entry, spatial, small, start))
         rng = np.random.default_rng(derive_seed(*key, "local appearance", slot))
-        appearances.append(_draw_appearance(rng, clean, small, plain=False))
+        appearances.append(_draw_appearance(rng, whole, small, clean=False))
     partitions = tuple(_partition(entry, config.centre, geometry) for geometry in geometries)
     return Row(entry, record, partitions, tuple(geometries), tuple(appearances))
 
@@ -154,8 +155,8 @@ def _draw_geometry(
     return Geometry(matrix, centre, draw_displacement(rng, spatial, patch, spacing))
 
 
-def _draw_appearance(rng: np.random.Generator, config: ViewsConfig, patch: Sequence[int], plain: bool) -> Appearance:
-    strengths = draw_strengths(rng, None if plain else config.intensity)
+def _draw_appearance(rng: np.random.Generator, config: ViewsConfig, patch: Sequence[int], clean: bool) -> Appearance:
+    strengths = draw_strengths(rng, None if clean else config.intensity)
     bias = rng.uniform(-1, 1, (BIAS_POINTS,) * len(patch))
     noise_seed = int(rng.integers(2**62))
     corruption = draw_corruption(rng, config.corruption, patch) if config.corruption else {}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medcl.config.unlabelled import SelfTrainingConfig
+from medcl.config.unlabelled import RoundsConfig
 from medcl.runs import RunFolder
 from medcl.workflow.plan import Cell, Pretraining
 
@@ -46,7 +46,7 @@ def pretraining_steps(pretraining: Pretraining) -> int:
 def finetuning_steps(cell: Cell) -> int:
     """Steps of all rounds: a self-training begins anew in each."""
     extra = cell.config.unlabelled
-    return cell.config.steps * (1 + (extra.rounds if isinstance(extra, SelfTrainingConfig) else 0))
+    return cell.config.steps * (1 + (extra.rounds if isinstance(extra, RoundsConfig) else 0))
 
 
 def _cpu_minutes(folders: Collection[Path]) -> float | None:

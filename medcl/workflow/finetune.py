@@ -12,7 +12,7 @@ from medcl.config.finetune import FinetuneConfig
 from medcl.config.regression import RegressionConfig
 from medcl.config.super_resolution import SuperResolutionConfig
 from medcl.config.tasks import AnyFinetune
-from medcl.config.unlabelled import CrossPseudoConfig, SelfTrainingConfig
+from medcl.config.unlabelled import CrossPseudoConfig, RoundsConfig
 from medcl.config.views import ViewsConfig
 from medcl.encoders.build import build_encoder
 from medcl.encoders.segmenter import Segmenter
@@ -27,7 +27,7 @@ from medcl.tasks.segmentation import SegmentationTask
 from medcl.training.fit import fit
 from medcl.views.sampler import ViewSampler
 from medcl.weights.card import WeightsCard
-from medcl.weights.load import load_into
+from medcl.weights.load import build_segmenter, load_into
 from medcl.weights.read import WeightsFile, find_weights
 from medcl.weights.save import save_weights
 from medcl.workflow.pseudo_labels import label_pool
@@ -57,7 +57,9 @@ def finetune_segmentation(config: FinetuneConfig, *, resume: bool = False, progr
     run = RunFolder(config.out)
     with run.started("finetune", config, seed=config.seed, resume=resume):
         weights = find_weights(config.init) if config.init is not None else None
-        scans = open_scans(config.data, weights.recipe if weights else config.recipe, run.path, labels=True)
+        teaching = find_weights(config.distil.teacher) if config.distil is not None else None
+        given = weights or teaching
+        scans = open_scans(config.data, given.recipe if given else config.recipe, run.path, labels=True)
         if config.select == "best" and not scans.split.validation:
             raise ConfigError("select=best needs validation records; set data.validation, or select=last")
         recipe = scans.store.recipe
@@ -67,15 +69,17 @@ def finetune_segmentation(config: FinetuneConfig, *, resume: bool = False, progr
             raise DataError(
                 f"{config.data.path}: no label names are known; give labels, or a dataset.json that names them"
             )
+        teacher = None if teaching is None else _teacher(teaching, recipe, max(labels) + 1)
         run.record(labelled=list(ids), validation=list(scans.split.validation), test=list(scans.split.test))
-        rounds = config.unlabelled.rounds if isinstance(config.unlabelled, SelfTrainingConfig) else 0
+        rounds = config.unlabelled.rounds if isinstance(config.unlabelled, RoundsConfig) else 0
         segmenter = None
         for number in range(rounds + 1):
             following = _labels_folder(run, number + 1)
             if resume and number < rounds and following.is_dir():
                 continue  # this round ended with the labels for the next
             segmenter = _build(config, weights, recipe, max(labels) + 1, run)
-            task = _task(segmenter, config, weights, scans, ids, _labels_folder(run, number) if number else None, run)
+            pseudo = _labels_folder(run, number) if number else None
+            task = _task(segmenter, config, weights, scans, ids, pseudo, run, teacher)
             done = fit(
                 task,
                 config.trainer,
@@ -146,8 +150,9 @@ def _task(
     ids: tuple[str, ...],
     pseudo: Path | None,
     run: RunFolder,
+    teacher: Segmenter | None,
 ) -> SegmentationTask:
-    """The training of a round. ``pseudo``: labels of the pool that it learns from."""
+    """The training of a round. ``pseudo``: labels of the pool that it learns from.   ``teacher``: a finished network, or None."""
     encoder, recipe = segmenter.encoder, scans.store.recipe
     patch = (config.views.patch or recipe.patch)[: encoder.spatial_dims]
 
@@ -166,7 +171,7 @@ def _task(
         )
 
     pool, extra = None, config.unlabelled
-    if isinstance(extra, SelfTrainingConfig):
+    if isinstance(extra, RoundsConfig):
         if pseudo is not None:
             relabelled = RelabelledStore(scans.store, pseudo)
             pool = sampler(relabelled, relabelled.ids, extra.views, extra.batch, "pool", labels=True)
@@ -187,4 +192,21 @@ def _task(
         pretrained=weights is not None,
         pool=pool,
         partner=partner,
+        teacher=teacher,
     )
+
+
+def _teacher(weights: WeightsFile, recipe: Recipe, classes: int) -> Segmenter:
+    """The finished network that ``distil`` names; ConfigError where it cannot teach this one."""
+    found = build_segmenter(weights)
+    theirs = weights.recipe
+    if found.classes != classes:
+        raise ConfigError(f"distil.teacher: {weights.path} tells {found.classes} classes, the labels name {classes}")
+    for name in ("channels", "spacing", "intensity"):
+        mine, other = getattr(recipe, name), getattr(theirs, name)
+        if mine != other:
+            raise ConfigError(
+                f"distil.teacher: {weights.path} was trained with {name} {other}, this run prepares with {mine}; leave init out, or "
+                "take a teacher of the same recipe"
+            )
+    return found

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from medcl.config.finetune import FinetuneConfig
-from medcl.config.unlabelled import SelfTrainingConfig
+from medcl.config.unlabelled import RoundsConfig
 from medcl.encoders.segmenter import Segmenter
 from medcl.errors import DataError
 from medcl.inference.sliding import predict_scores
@@ -37,7 +38,7 @@ def label_pool(
     Raises DataError where none is left.
     """
     extra = config.unlabelled
-    assert isinstance(extra, SelfTrainingConfig)
+    assert isinstance(extra, RoundsConfig)
     flip = config.views.spatial.flip if config.views.spatial else (0.0, 0.0, 0.0)
     mirror = [axis for axis, chance in enumerate(flip) if chance > 0] if extra.tta else []
     device = next(segmenter.parameters()).device
@@ -45,7 +46,8 @@ def label_pool(
 
     def predict(data: Tensor) -> Array:
         scores = predict_scores(segmenter, data, patch, mirror=mirror, device=device)
-        return scores.argmax(0).numpy()
+        label = scores.argmax(0).numpy()
+        return largest_components(label) if extra.largest_component else label
 
     def labels() -> Iterator[tuple[str, Array]]:
         for record_id in ids:
@@ -64,7 +66,17 @@ def label_pool(
         raise DataError(
             f"{folder}: no record of the pool has a label to trust; lower unlabelled.agreement or train longer first"
         )
-    log.info("self-training: %d of %d records of the pool are labelled", len(kept), len(ids))
+    log.info("pseudo-labels: %d of %d records of the pool are labelled", len(kept), len(ids))
+    return kept
+
+
+def largest_components(label: Array) -> Array:
+    """``label (X, Y, Z)`` with the largest connected part of every class; what is left out becomes background."""
+    kept = np.zeros_like(label)
+    for value in np.unique(label[label > 0]):
+        parts, count = ndimage.label(label == value)
+        largest = 1 + np.bincount(parts.ravel(), minlength=count + 1)[1:].argmax()
+        kept[parts == largest] = value
     return kept
 
 

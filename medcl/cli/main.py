@@ -20,6 +20,7 @@ from medcl.errors import MedclError
 COMMANDS = {
     "inspect": "What is in a folder of scans, and what is wrong with it.",
     "prepare": "Reorient, resample, normalise and store volumes once.",
+    "suggest": "Which volumes to label next.",
     "pretrain": "Learn an encoder from unlabelled volumes.",
     "finetune": "Train a segmentation network on a few labelled volumes.",
     "predict": "Segment new NIfTI or DICOM scans.",

@@ -169,12 +169,14 @@ def _distances(pool: Pool) -> Array:
 
 def _start(pool: Pool, distance: Array) -> Array:
     """Distance of every row to its nearest labelled one; infinite where there is none."""
-    return distance[:, list(pool.already)].min(1, initial=np.inf)
+    nearest: Array = distance[:, list(pool.already)].min(1, initial=np.inf)
+    return nearest
 
 
 def _free(rows: Array, groups: Array, chosen: Sequence[int]) -> Array:
     """Those of ``rows`` whose group none of ``chosen`` is of."""
-    return rows[~np.isin(groups[rows], groups[list(chosen)])]
+    found: Array = rows[~np.isin(groups[rows], groups[list(chosen)])]
+    return found
 
 
 def _distinct(rows: Array, groups: Array, count: int) -> list[int]:
@@ -192,7 +194,7 @@ def _costs(distance: Array, nearest: Array, rows: Array) -> Array:
 def _best_of_all(distance: Array, start: Array, rows: Array, groups: Array, count: int) -> list[int]:
     best, found = np.inf, []
     for some in combinations(range(len(rows)), count - 1):
-        members = rows[list(some)]
+        members = rows[list(some)].tolist()
         if len(np.unique(groups[members])) < len(members):
             continue
         later = rows[some[-1] + 1 :] if some else rows
@@ -202,7 +204,7 @@ def _best_of_all(distance: Array, start: Array, rows: Array, groups: Array, coun
         costs = _costs(distance, np.minimum(start, distance[:, members].min(1, initial=np.inf)), later)
         at = int(costs.argmin())
         if costs[at] < best:
-            best, found = costs[at], [*map(int, members), int(later[at])]
+            best, found = costs[at], [*members, int(later[at])]
     return found
 
 

@@ -136,7 +136,7 @@ def suggest_from(config: SuggestConfig, manifest: Manifest, features: Array, des
         pool=int(unlabelled.sum()),
         already=config.already,
         coverage=reached,
-        better_than=100 * float(np.where(same, 0.5, others > reached).mean()),
+        better_than=float(np.where(same, 0.5, others > reached).sum()) * 100 / _RANDOM_CHOICES,
         random_coverage=float(others.mean()),
         command=_command(config, [*config.already, *(record.id for record in records)]),
     )

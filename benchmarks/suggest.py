@@ -37,10 +37,11 @@ from medcl.evaluation.statistics import PairedDifference, paired_difference
 from medcl.files import write_json, write_text
 from medcl.records.layouts import open_data
 from medcl.records.splits import split
+from medcl.weights.read import sha256, weights_file
 from medcl.workflow.commands import finetune_run, predict_records
 from medcl.workflow.held_out import evaluate_records
 from medcl.workflow.lanes import Task, run_tasks
-from medcl.workflow.plan import digest, merged
+from medcl.workflow.plan import digest, identity, merged
 from medcl.workflow.suggest import describe_pool, suggest_from
 
 PIPELINE = "pipelines/hippocampus.yaml"
@@ -77,7 +78,8 @@ class Row:
 
 def choose_pools(given: argparse.Namespace) -> list[PoolChoices]:
     """What every rule names in every pool; kept in ``pools.json``, for it follows from images and arguments alone."""
-    key = digest(given.data.name, given.pools, given.random, given.validation, given.count, str(given.weights))
+    what = open_data(records_file(given.out)).digest, start_digest(given)
+    key = digest(*what, given.pools, given.random, given.validation, given.count)
     kept = given.out / "pools.json"
     if kept.is_file():
         content = json.loads(kept.read_text())
@@ -118,6 +120,11 @@ def records_file(out: Path) -> Path:
     return out / "records.jsonl"
 
 
+def start_digest(given: argparse.Namespace) -> str | None:
+    """The bytes of the weights."""
+    return sha256(weights_file(given.weights)) if given.weights else None
+
+
 def finetuning(given: argparse.Namespace, pair: Pair, start: str, seed: int) -> FinetuneConfig:
     """The fine-tuning of the pipeline on ``pair``; the same for the same pair, start and seed, whatever the pool."""
     pipeline = read_values(find_config(PIPELINE))
@@ -126,7 +133,7 @@ def finetuning(given: argparse.Namespace, pair: Pair, start: str, seed: int) -> 
     warmup = min(values["optimiser"].get("warmup", 0), given.steps // 10)
     values = merged(values, {"optimiser": {"warmup": warmup}, "trainer": {"threads": given.threads}})
     values |= {
-        "out": given.out / "networks" / f"{start}-s{seed}" / "+".join(pair),
+        "out": given.out,
         "data": {"path": records_file(given.out), "store": given.out / f"prepared-{start}", "records": list(pair)},
         "recipe": pipeline["recipe"],
         "encoder": pipeline["encoder"],
@@ -134,7 +141,10 @@ def finetuning(given: argparse.Namespace, pair: Pair, start: str, seed: int) -> 
         "steps": given.steps,
         "seed": seed,
     }
-    return validate(FinetuneConfig, values)
+    config = validate(FinetuneConfig, values)
+    name = identity(config, open_data(config.data.path).digest, start_digest(given) if config.init else None)
+    folder = given.out / "networks" / f"{start}-s{seed}" / f"{'+'.join(pair)}-{name}"
+    return config.model_copy(update={"out": folder})
 
 
 def train_and_score(config: FinetuneConfig, ids: tuple[str, ...]) -> None:

@@ -21,8 +21,9 @@ from medcl.types import Array
 
 Rule = Literal["k_medoids", "typiclust", "coreset", "random"]
 
-EXACT_WORK = 5e8
-"""Distances that an exact search may look at (seconds); beyond, k-medoids builds and swaps."""
+EXACT_WORK, EACH_COMBINATION = 1e9, 5e4
+"""Distances that an exact search may look at (seconds), and how many of them the bookkeeping of a combination is worth;
+beyond, k-medoids builds and swaps."""
 TYPICAL_NEIGHBOURS, SMALL_CLUSTER = 20, 5
 """Of TypiClust: neighbours that typicality is measured by, and the size below which a cluster comes last."""
 
@@ -101,7 +102,7 @@ def k_medoids(pool: Pool) -> list[int]:
     rows, groups = pool.candidates()
     distance = _distances(pool)
     start = _start(pool, distance)
-    work = math.comb(len(rows), pool.count - 1) * len(rows) * len(start)
+    work = math.comb(len(rows), pool.count - 1) * (len(rows) * len(start) + EACH_COMBINATION)
     if work <= EXACT_WORK:
         chosen = _best_of_all(distance, start, rows, groups, pool.count)
     else:

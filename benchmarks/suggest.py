@@ -36,7 +36,7 @@ from medcl.evaluation.scores import Evaluation, without_nan
 from medcl.evaluation.statistics import PairedDifference, paired_difference
 from medcl.files import write_json, write_text
 from medcl.records.layouts import open_data
-from medcl.records.splits import split
+from medcl.records.parts import parts_of
 from medcl.weights.read import sha256, weights_file
 from medcl.workflow.commands import finetune_run, predict_records
 from medcl.workflow.held_out import evaluate_records
@@ -104,7 +104,7 @@ def _choose(given: argparse.Namespace, number: int) -> PoolChoices:
         for seed in range(given.random if not random else 0):
             drawn = suggest_from(config.model_copy(update={"rule": "random", "seed": seed}), *described).ids
             random.append(tuple(sorted(drawn)))
-    held = split(open_data(data.path), validation=given.validation, seed=number).validation
+    held = parts_of(open_data(data.path), data, labels=False).validation
     return PoolChoices(number, held, rules, tuple(random))
 
 
@@ -205,9 +205,11 @@ class Study:
         self.write()
 
     def mean_dice(self, start: str, pair: Pair, pool: PoolChoices) -> float:
-        """Over the pool's validation records and the seeds; NaN where one is missing."""
+        """Over the pool's validation records that have one, and the seeds; NaN where any is not scored yet."""
         found = [self.dice.get((start, seed, pair), {}) for seed in range(self.given.seeds)]
-        return float(np.mean([dice.get(name, np.nan) for dice in found for name in pool.validation]))
+        if not all(set(pool.validation) <= set(dice) for dice in found):
+            return float("nan")
+        return float(np.nanmean([dice[name] for dice in found for name in pool.validation]))
 
     def rows(self) -> list[Row]:
         rows = []
@@ -291,8 +293,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each fine-tuning")
     given = parser.parse_args()
     manifest = open_data(given.data)
-    study = read_values(find_config(PIPELINE))["data"]
-    manifest.select(split(manifest, test=study["test"], seed=study["split_seed"]).train).write(records_file(given.out))
+    study = validate(DataConfig, {**read_values(find_config(PIPELINE))["data"], "path": given.data})
+    manifest.select(parts_of(manifest, study, labels=False).train).write(records_file(given.out))
     Study(given, choose_pools(given)).run()
     Console(width=150, markup=False).print((given.out / "table.md").read_text())
 

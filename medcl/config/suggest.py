@@ -34,9 +34,12 @@ class SuggestConfig(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> SuggestConfig:
-        taken = sorted({"labelled", "subset", "records"} & self.data.model_fields_set)
+        taken = sorted({"labelled", "subset", "records", "split", "pool"} & self.data.model_fields_set)
         if taken:
-            raise ValueError(f"data.{taken[0]} is what is to be found; name the records labelled so far as already")
+            raise ValueError(
+                f"data.{taken[0]} says which records have a label, which is what is to be found; take it out and name "
+                "those labelled so far in already"
+            )
         repeated = sorted({name for name in self.already if self.already.count(name) > 1})
         if repeated:
             raise ValueError(f"already names a record twice: {', '.join(repeated)}")

@@ -165,7 +165,8 @@ RULES: dict[Rule, Callable[[Pool], list[int]]] = {
 
 def _distances(pool: Pool) -> Array:
     features = np.asarray(pool.features, np.float64)
-    return cdist(features, features)
+    distance: Array = cdist(features, features)
+    return distance
 
 
 def _start(pool: Pool, distance: Array) -> Array:

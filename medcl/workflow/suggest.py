@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from medcl.config.data import DataConfig
 from medcl.config.suggest import SuggestConfig
 from medcl.encoders.volume import Encoder
 from medcl.errors import ConfigError, DataError
@@ -29,8 +28,8 @@ from medcl.preparation.recipe import Recipe, derive_recipe
 from medcl.preparation.store import Store
 from medcl.records.layouts import open_data
 from medcl.records.manifest import Manifest
+from medcl.records.parts import parts_of
 from medcl.records.record import Record
-from medcl.records.splits import split
 from medcl.types import Array
 from medcl.weights.load import build_network
 from medcl.weights.read import WeightsFile, find_weights
@@ -100,12 +99,13 @@ def describe_pool(config: SuggestConfig) -> tuple[Manifest, Array, str]:
     """The training records without their labels, their features ``(N, D)``, and a line on what these are."""
     data = config.data
     whole = open_data(data.path, data.labels)
-    training = whole.select(split(whole, data.test, data.validation, data.split_seed).train)
+    parts = parts_of(whole, data, labels=False)
+    training = whole.select(parts.train)
     manifest = replace(training, records=tuple(replace(record, label=None) for record in training.records))
     _check_ids(config, whole, manifest)
     weights = find_weights(config.weights) if config.weights is not None else None
     store = Store(data.store) if data.store is not None else None
-    recipe = _recipe(config, manifest, weights, store)
+    recipe = _recipe(config, whole.select(parts.prepared), weights, store)
     if weights is None:
         rows = _rows(partial(_image_row, recipe=recipe, store=store), manifest, config.workers)
         return manifest, principal(rows), "prepared voxels, coarse"
@@ -164,7 +164,7 @@ def _check_ids(config: SuggestConfig, whole: Manifest, training: Manifest) -> No
 
 
 def _recipe(config: SuggestConfig, manifest: Manifest, weights: WeightsFile | None, store: Store | None) -> Recipe:
-    """How the volumes are prepared: as the weights say, as the store was, or as their fingerprint suggests."""
+    """How the volumes are prepared: as the weights say, as the store was, or as for a fine-tuning on ``manifest``."""
     if weights is None:
         if store is not None:
             return store.recipe
@@ -224,11 +224,19 @@ def _prepared(record: Record, recipe: Recipe, store: Store | None) -> tuple[Arra
 
 
 def _command(config: SuggestConfig, ids: list[str]) -> str:
-    """The fine-tuning on ``ids``, with the same records held out."""
-    default = DataConfig(path=Path())
-    held = {name: getattr(config.data, name) for name in ("labels", "store", "test", "validation", "split_seed")}
-    given = {f"data.{name}": value for name, value in held.items() if value != getattr(default, name)}
-    values = {"data.path": config.data.path, **given, "init": config.weights, "out": "runs/suggested"}
-    words = [f"{key}={value}" for key, value in values.items() if value is not None]
-    words.append(f"data.records={yaml.safe_dump(ids, default_flow_style=True, width=10**9).strip()}")
+    """The fine-tuning on ``ids``, with the same records held out and the same recipe."""
+    values: dict[str, Any] = {"data.path": config.data.path}
+    values |= {f"data.{key}": getattr(config.data, key) for key in sorted(config.data.model_fields_set - {"path"})}
+    if config.weights is not None:
+        values["init"] = config.weights
+    else:
+        values |= {f"recipe.{key}": getattr(config.recipe, key) for key in sorted(config.recipe.model_fields_set)}
+    values |= {"out": "runs/suggested", "data.records": ids}
+    words = [f"{key}={_flow(value)}" for key, value in values.items() if value is not None]
     return shlex.join(["medcl", "finetune", "configs/finetune/segment.yaml", *words])
+
+
+def _flow(value: Any) -> str:
+    """YAML on one line, as an override is read."""
+    plain = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+    return yaml.safe_dump(plain, default_flow_style=True, width=10**9).strip().removesuffix("...").strip()

@@ -113,6 +113,9 @@ def test_the_command_that_follows_is_a_finetuning(small_cohort: Path, weights: P
     told = load_config(FinetuneConfig, None, words[3:])
     assert told.data.records == (labelled, *found.ids)
     assert (told.data.test, told.data.validation, told.init) == (2, 1, weights)
+    plain = suggest(config(small_cohort, recipe={"spacing": [2, 2, 2], "crop": "none"}))
+    told = load_config(FinetuneConfig, None, shlex.split(plain.command)[3:])
+    assert (told.recipe.spacing, told.recipe.crop, told.init) == ((2, 2, 2), "none", None)
 
 
 def test_the_command_line(small_cohort: Path, tmp_path: Path) -> None:
@@ -135,7 +138,7 @@ def test_the_command_line(small_cohort: Path, tmp_path: Path) -> None:
         ({"count": 8}, "count: 8 records are asked for, but only 7 training records have no label yet"),
         ({"already": ["case_99"]}, "already: 'case_99' is no record of"),
         ({"rule": "best"}, "rule: "),
-        ({"data": {"labelled": 2}}, "data.labelled is what is to be found"),
+        ({"data": {"labelled": 2}}, "data.labelled says which records have a label"),
         ({"already": ["case_00", "case_00"]}, "already names a record twice"),
     ],
 )

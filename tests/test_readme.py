@@ -63,7 +63,7 @@ def test_snippets_run_in_order(small_cohort: Path, tmp_path: Path) -> None:
             done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
             assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
             ran += 1
-    assert ran == 8
+    assert ran == 9
     assert len(list((tmp_path / "masks").glob("*.nii.gz"))) == 10
     assert (tmp_path / "scores.json").is_file()
 

@@ -99,6 +99,17 @@ SEPARATION = {
         }
     ],
 }
+MEAN_TEACHER = {
+    "steps": 28,
+    "batch": 2,
+    "unlabelled": {"name": "mean_teacher", "batch": 2},
+    "core_tuning": {"voxels": 4, "out": 8},
+    "copy_paste": {"probability": 0.5},
+}
+ROUNDS = {
+    name: {"steps": 14, "batch": 2, "unlabelled": {"name": name, "rounds": 1, "batch": 2, "tta": False}}
+    for name in ("self_training", "pseudo_contrast")
+}
 FINETUNE = {"steps": 28, "batch": 2, "mixup": 0.4, "validate_every": 7, "select": "best"}
 
 
@@ -154,6 +165,10 @@ def _start_and_stop(command: list[str], out: Path, rows: int, number: int) -> in
         ("pretrain", CROPS, ["trainer.chunk=5"], 9),
         ("pretrain", CROPS, [], 21),
         ("finetune", FINETUNE, ["data.labelled=2", "data.validation=2", "trainer.ema=0.9", "trainer.accumulate=2"], 11),
+        ("finetune", MEAN_TEACHER, ["data.labelled=3"], 13),
+        ("finetune", ROUNDS["self_training"], ["data.labelled=3"], 9),
+        ("finetune", ROUNDS["self_training"], ["data.labelled=3"], 14),  # where the pool is predicted
+        ("finetune", ROUNDS["pseudo_contrast"], ["data.labelled=3"], 21),
     ],
 )
 def test_killed_and_resumed(

@@ -131,7 +131,7 @@ def pix_pro(
 
     with torch.autocast(propagated.device.type, enabled=False):
         alike, partners = by_rows(terms, rows.shape[1], len(rows) * keys.shape[1], most)
-        per_anchor = -2 * alike.sum(-1) / (partners.sum(-1) + 1e-6)
+        per_anchor = -2 * alike.sum(-1) / (partners.sum(-1).to(alike.dtype) + 1e-6)
     views = len(propagated)
     shape = (views * (views - 1), propagated.shape[1])
     every = per_anchor.new_ones(shape)

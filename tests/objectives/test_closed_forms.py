@@ -42,7 +42,9 @@ def grid(shape: tuple[int, ...], shift: float, *, edge: float = 2.0, items: int 
     return Cells(torch.stack([centres, centres + move])[:, None].repeat(1, items, 1, 1), edges.repeat(2, items, 1, 1))
 
 
-@pytest.mark.parametrize(("shape", "shift", "threshold"), [((5, 6), 1.0, 1.1), ((3, 4, 5), 1.0, 0.9), ((4, 3, 3), 3, 1)])
+@pytest.mark.parametrize(
+    ("shape", "shift", "threshold"), [((5, 6), 1.0, 1.1), ((3, 4, 5), 1.0, 0.9), ((4, 3, 3), 3, 1)]
+)
 def test_pix_contrast_of_equal_cells(shape: tuple[int, ...], shift: float, threshold: float) -> None:
     """Mean over cells with a partner of log(P / n_a), where cells have several partners and not equally many."""
     cells = grid(shape, shift)

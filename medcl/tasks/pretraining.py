@@ -141,6 +141,7 @@ class PretrainTask(RenderedTask):
         self.latest: list[LossOutput] = []
         self.recent_codes: deque[Tensor] = deque(maxlen=16)
         self._freeze()
+        self.train()  # the trainer keeps modes as it finds them, and the stage before was diagnosed in evaluation mode
         coarsest = encoder.strides[-1]
         if sampler.small and all(size <= stride for size, stride in zip(sampler.small, coarsest, strict=True)):
             raise ConfigError(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 import medcl.objectives  # noqa: F401  (announces the objectives)
 from medcl.config.encoder import ResidualEncoderConfig
@@ -17,6 +18,7 @@ from medcl.config.load import validate
 from medcl.config.pretrain import PretrainConfig
 from medcl.encoders.build import build_encoder
 from medcl.encoders.segmenter import Segmenter
+from medcl.encoders.volume import Encoder
 from medcl.errors import ConfigError
 from medcl.records.layouts import open_data
 from medcl.tasks.optimisation import rate_factor
@@ -86,6 +88,38 @@ def test_second_stage_moves_the_reached_decoder_blocks_only(small_cohort: Path, 
     assert all(loaded[name].equal(second[name]) for name in second)
     assert set(weights.card.records) == set(run.read_facts()["pool"])
     assert not set(weights.card.records) & set(run.read_facts()["test"])
+
+
+def _with_batch_norm(part: nn.Module) -> None:
+    """Batch normalisation in place of every instance normalisation of ``part``: statistics that could move."""
+    for name, child in part.named_children():
+        if isinstance(child, nn.InstanceNorm3d):
+            setattr(part, name, nn.BatchNorm3d(child.num_features))
+        else:
+            _with_batch_norm(child)
+
+
+@pytest.mark.parametrize("freeze_norm", [True, False])
+def test_a_frozen_encoder_stays_bit_for_bit(
+    freeze_norm: bool, small_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """volumetric.md 2.3: parameters in any case, and running statistics where ``freeze_norm``; False is the released code."""
+
+    def built(*given: Any) -> Encoder:
+        network = build_encoder(*given)
+        _with_batch_norm(network)
+        return network
+
+    monkeypatch.setattr("medcl.workflow.pretrain.build_encoder", built)
+    config = _config(small_cohort, tmp_path / "run", [GLOBAL, {**LOCAL, "freeze_norm": freeze_norm}])
+    run = pretrain(config, progress=False)
+    first, second = (load_file(run.checkpoints / f"{stage}.safetensors") for stage in ("global", "local"))
+    of_encoder = [name for name in first if name.startswith("encoder.")]
+    statistics = {name for name in of_encoder if "running_" in name or "num_batches" in name}
+    assert statistics
+    assert all(first[name].any() for name in statistics)  # the first stage moved them
+    moved = {name for name in of_encoder if not first[name].equal(second[name])}
+    assert moved == (set() if freeze_norm else statistics)
 
 
 def test_logs_what_shows_whether_it_learns(small_cohort: Path, tmp_path: Path) -> None:

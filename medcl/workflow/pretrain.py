@@ -41,6 +41,11 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
     Raises ConfigError before anything is trained where a term lacks what it needs.
     """
     check_requirements(config)
+    if config.init is None and "encoder" not in config.stages[0].train:
+        log.warning(
+            "stage '%s' trains no encoder, and none was trained before it; give the run of one as init=RUN",
+            config.stages[0].name,
+        )
     run = RunFolder(config.out)
     with run.started("pretrain", config, seed=config.seed, resume=resume):
         scans = open_scans(config.data, config.recipe, run.path, labels=False)
@@ -137,7 +142,8 @@ def _task_of(
         seed=seed,
         spatial_dims=encoder.spatial_dims,
         labels=False,
-        body=any(isinstance(entry, LocalEntry) and entry.inside is not None for entry in objectives),
+        body=any(isinstance(entry, LocalEntry) and entry.inside is not None for entry in objectives)
+        or any(term.quality is not None and term.quality.mask == "body" for term in stage.terms),
         groups=None if groups is None else groups.tolist(),
         balanced=stage.balanced,
         places=scans.places(tuple(ids)),

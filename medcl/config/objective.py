@@ -41,13 +41,14 @@ class ObjectiveConfig(Strict):
 
     ``function``: the pure function; its docstring, with ``Source:`` and ``Choose ...``, is what `medcl objectives` shows.
     ``reads``: one vector a view, or a map of it.   ``head_out``: how many numbers the head must give, None for any.   ``needs``: what the views and the data set must offer, see
-    :data:`NEEDS`.   ``state``: what is kept from step to step, and how large it is.
+    :data:`NEEDS`.   ``by_item``: the loss is the mean of terms that each belong to one item, listed item last, so that items can be weighted.   ``state``: what is kept from step to step, and how large it is.
     """
 
     known: ClassVar[dict[str, type[ObjectiveConfig]]] = {}
     function: ClassVar[Callable[..., Any]]
     reads: ClassVar[Literal["vectors", "maps"]] = "vectors"
     head_out: ClassVar[int | None] = None
+    by_item: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset()
     state: ClassVar[str] = ""
     name: str

@@ -51,6 +51,19 @@ HeadConfig = Annotated[
 ]
 
 
+class QualityConfig(Strict):
+    """Weights of the items of a batch by how good their pair of views is: ``B softmax(gamma (foreground - background))`` (GenView).
+
+    Foreground and background: how alike the two views are there, by the teacher's coarsest features or, without a teacher, the
+    network's own. It costs one more pass of the encoder.
+    """
+
+    gamma: NonNegativeFloat = Field(1.0, description="sharpness of the weights; 0: all items weigh the same")
+    mask: Literal["pca", "body"] = Field(
+        "pca", description="foreground: what the first principal direction of the features marks, or the body box"
+    )
+
+
 class TermConfig(Strict):
     """A weighted objective attached to a place in the network."""
 
@@ -62,6 +75,10 @@ class TermConfig(Strict):
     )
     head: HeadConfig = ProjectionHeadConfig()
     weight: NonNegativeFloat = 1.0
+    quality: QualityConfig | None = Field(
+        None,
+        description="weigh items by the quality of their views, for objectives whose terms each belong to one item",
+    )
 
 
 Part = Literal["encoder", "decoder"]

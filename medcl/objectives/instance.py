@@ -235,6 +235,7 @@ class NTXent(ObjectiveConfig):
     needs: ClassVar[frozenset[str]] = frozenset({"two_views"})
 
     function = staticmethod(nt_xent)
+    by_item: ClassVar[bool] = True
     name: Literal["nt_xent"] = "nt_xent"
     temperature: TemperatureConfig = Field(0.1, description="0.1 as for G^R; SimCLR's CIFAR recipes use 0.5")
     exclude_same_subject: bool = Field(False, description="two items of one patient are never negatives")
@@ -252,6 +253,7 @@ class InfoNCE(ObjectiveConfig):
     needs: ClassVar[frozenset[str]] = frozenset({"two_views"})
 
     function = staticmethod(info_nce)
+    by_item: ClassVar[bool] = True
     name: Literal["info_nce"] = "info_nce"
     temperature: TemperatureConfig = Field(0.1, description="0.05 is the Multiple Negatives Ranking convention")
 
@@ -268,6 +270,7 @@ class Clip(ObjectiveConfig):
     needs: ClassVar[frozenset[str]] = frozenset({"two_views"})
 
     function = staticmethod(clip)
+    by_item: ClassVar[bool] = True
     name: Literal["clip"] = "clip"
     temperature: TemperatureConfig = Field(
         LearnedTemperature(), description="learned from 0.07 within [0.01, 1], as in CLIP"

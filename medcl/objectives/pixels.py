@@ -182,6 +182,7 @@ class PixContrast(ObjectiveConfig):
     function = staticmethod(pix_contrast)
     reads: ClassVar[Literal["vectors", "maps"]] = "maps"
     needs: ClassVar[frozenset[str]] = frozenset({"two_views", "cells"})
+    by_item: ClassVar[bool] = True
     name: Literal["pix_contrast"] = "pix_contrast"
 
     temperature: TemperatureConfig = 0.3
@@ -218,6 +219,7 @@ class PixPro(TaughtObjective):
     function = staticmethod(pix_pro)
     reads: ClassVar[Literal["vectors", "maps"]] = "maps"
     needs: ClassVar[frozenset[str]] = frozenset({"two_views", "teacher", "cells"})
+    by_item: ClassVar[bool] = True
     name: Literal["pix_pro"] = "pix_pro"
 
     threshold: PositiveFloat | None = Field(None, description=THRESHOLD)

@@ -62,6 +62,7 @@ class Positional(ObjectiveConfig):
 
     function = staticmethod(positional)
     needs: ClassVar[frozenset[str]] = frozenset({"two_views"})
+    by_item: ClassVar[bool] = True
     name: Literal["positional"] = "positional"
 
     temperature: TemperatureConfig = 0.1

@@ -62,7 +62,8 @@ def pair_quality(foreground: Tensor, background: Tensor, *, gamma: float = 1.0, 
     Source: Li et al. 2024, equation 7. Choose it where some pairs are bad: large jitter, small crops, generated views.
     """
     score, offset = gather.rows(gamma * (foreground - background))
-    weight: Tensor = (score.softmax(0) * len(score))[offset : offset + len(foreground)]
+    raised = (score - score.amax()).exp()
+    weight: Tensor = (raised / raised.mean())[offset : offset + len(foreground)]  # exactly 1 where scores are equal
     return weight
 
 
@@ -75,10 +76,10 @@ def weighted_by_item(output: LossOutput, weight: Tensor) -> LossOutput:
     if terms.numel() % len(weight) or (terms.ndim > 1 and terms.shape[-1] != len(weight)):
         raise ValueError(f"terms {tuple(terms.shape)} are not terms of {len(weight)} items")
     constant = weight.detach().to(terms.dtype)
-    weighted = (terms.reshape(-1, len(weight)) * constant).reshape(terms.shape)
     total = terms.sum()
-    # The loss is the sum of the terms times a number that only counts them.
-    factor = torch.where(total == 0, total.new_zeros(()), output.loss / total).detach()
-    return LossOutput(
-        weighted.sum() * factor, weighted, {**output.parts, "largest_weight": constant.max()}, output.all_equal
-    )
+    # The loss is the sum of the terms times a number that only counts them. What weights change is added to it, so that weights
+    # of 1 leave it as it is to the last bit.
+    factor = torch.where(total == 0, 0.0, output.loss / total).detach()
+    more = (terms.reshape(-1, len(weight)) * (constant - 1)).reshape(terms.shape)
+    parts = {**output.parts, "largest_weight": constant.amax()}
+    return LossOutput(output.loss + more.sum() * factor, terms + more, parts, output.all_equal)

@@ -151,6 +151,7 @@ class SupCon(ObjectiveConfig):
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
 
     function = staticmethod(supcon)
+    by_item: ClassVar[bool] = True
     name: Literal["supcon"] = "supcon"
     temperature: TemperatureConfig = 0.07
     base_temperature: PositiveFloat | None = Field(None, description="scales the loss by temperature over this")

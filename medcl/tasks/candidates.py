@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable
+
+from torch import Tensor, nn
 
 from medcl.config.pretrain import GatherPolicy
 from medcl.distributed import GroupedAllGather, choose_gather, gathered_codes, several_processes
@@ -10,6 +12,7 @@ from medcl.errors import ConfigError
 from medcl.objectives.codes import Codes
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.output import LossOutput
+from medcl.objectives.quality import weighted_by_item
 from medcl.objectives.state import Stateful
 
 
@@ -23,8 +26,10 @@ class Candidates:
         self._gather: Gather | None = None
         self._draw: int | None = None
 
-    def compute(self, objective: nn.Module, codes: Codes, step: int) -> LossOutput:
-        """What ``objective`` says of the own ``codes`` at optimiser step ``step``.
+    def compute(
+        self, objective: nn.Module, codes: Codes, step: int, weigh: Callable[[Gather], Tensor] | None = None
+    ) -> LossOutput:
+        """What ``objective`` says of the own ``codes`` at optimiser step ``step``, items weighted by what ``weigh`` gives (B,).
 
         Raises ConfigError where a state that all processes share would see other rows in each of them.
         """
@@ -35,10 +40,12 @@ class Candidates:
                 f"trainer.gather={self.policy}: {type(objective).__name__} keeps a state that every process must share; "
                 "set trainer.gather=local_grad"
             )
+        weight = None if weigh is None else weigh(gather)
         if self.policy == "full":
+            weight = None if weight is None else gather.rows(weight)[0]
             codes, gather = gathered_codes(codes, gather), LOCAL
         found: LossOutput = objective(codes, gather)
-        return found
+        return found if weight is None else weighted_by_item(found, weight)
 
     def _at(self, step: int) -> Gather:
         draw = step // self.regroup_every if self.regroup_every else None

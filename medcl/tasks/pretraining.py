@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from medcl.config.objective import ObjectiveConfig
-from medcl.config.pretrain import PretrainTrainerConfig, StageConfig, TermConfig
+from medcl.config.pretrain import PretrainTrainerConfig, QualityConfig, StageConfig, TermConfig
 from medcl.encoders.heads import build_head
 from medcl.encoders.volume import Encoder
 from medcl.errors import ConfigError
 from medcl.objectives.cells import Cells
 from medcl.objectives.codes import Codes, Setting
+from medcl.objectives.gather import Gather
 from medcl.objectives.output import LossOutput
 from medcl.objectives.state import Stateful, commit_all
 from medcl.objectives.teacher import TaughtObjective
@@ -24,6 +26,7 @@ from medcl.seeds import derive_seed
 from medcl.tasks.candidates import Candidates
 from medcl.tasks.chunks import in_chunks, warn_of_batch_norm
 from medcl.tasks.places import channels_at, decoder_depth, numbered, outputs_at
+from medcl.tasks.quality import view_quality
 from medcl.tasks.rendered import RenderedTask
 from medcl.tasks.teacher import Teacher
 from medcl.views.geometry import cell_edges, view_centres
@@ -60,6 +63,7 @@ class Term(nn.Module):
         self.name = objective.name
         self.at = numbered(encoder, config.at)
         self.weight = config.weight
+        self.quality = config.quality
         self.reads = objective.reads
         self.needs_cells = "cells" in objective.needed()
         self.head = build_head(config.head, channels_at(encoder, self.at), encoder.spatial_dims)
@@ -185,7 +189,10 @@ class PretrainTask(RenderedTask):
         targets = self._of_each_term(batch, self._targets, self.taught)
         self.latest = [
             self.candidates.compute(
-                term.objective, self._codes(batch, term, outputs[index], targets.get(index)), self.global_step
+                term.objective,
+                self._codes(batch, term, outputs[index], targets.get(index)),
+                self.global_step,
+                None if term.quality is None else self._quality(batch, term.quality),
             )
             for index, term in enumerate(self.terms)
         ]
@@ -215,6 +222,11 @@ class PretrainTask(RenderedTask):
         assert self.teacher is not None
         outputs = self.teacher(torch.cat([view.data for view in views]), [self.taught.index(index) for index in terms])
         return [output.unflatten(0, (len(views), -1)) for output in outputs]
+
+    def _quality(self, batch: tuple[View, ...], config: QualityConfig) -> Callable[[Gather], Tensor]:
+        """The weights of items, once it is known whose views are candidates."""
+        network = self.encoder if self.teacher is None else self.teacher.encoder
+        return partial(view_quality, config, network, batch[: self.stage.views.slots], chunk=self.chunk)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """State of objectives is written, and the teacher follows, once for every step of the optimiser."""

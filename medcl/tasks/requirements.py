@@ -30,6 +30,13 @@ def check_requirements(config: PretrainConfig) -> None:
                 problems.append(f"{at}: reads one vector a view; set head.name=projection")
             if objective.reads == "maps" and isinstance(term.head, ProjectionHeadConfig | ReweightHeadConfig):
                 problems.append(f"{at}: reads maps; set head.name=dense")
+            if term.quality is not None and not objective.by_item:
+                known = ", ".join(sorted(name for name, entry in ObjectiveConfig.known.items() if entry.by_item))
+                problems.append(
+                    f"{at}: its loss is no mean of terms of single items, which quality could weigh; set quality=null, or take {known}"
+                )
+            if term.quality is not None and stage.views.slots < 2:
+                problems.append(f"{at}: quality compares two views; set views.slots=2")
             if objective.reads == "vectors" and term.head.name == "none":
                 problems.append(f"{at}: reads one vector a view; set head.name=projection")
             if objective.reads == "maps" and isinstance(stage.views.corruption, TurnsCorruption):

@@ -46,9 +46,9 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Codes]]:
     seen: list[tuple[str, Codes]] = []
     compute = Candidates.compute
 
-    def watched(self: Candidates, objective: Any, codes: Codes, step: int) -> Any:
+    def watched(self: Candidates, objective: Any, codes: Codes, *rest: Any) -> Any:
         seen.append((objective.entry.name, codes))
-        return compute(self, objective, codes, step)
+        return compute(self, objective, codes, *rest)
 
     monkeypatch.setattr(Candidates, "compute", watched)
     return seen

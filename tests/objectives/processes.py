@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from medcl.config.pretrain import GatherPolicy
 from medcl.distributed import AllGather, choose_gather, gathered_codes
 from medcl.objectives.gather import LOCAL, Gather
+from medcl.objectives.quality import pair_quality, weighted_by_item
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.laws.case import with_items
@@ -28,9 +29,12 @@ GATHERED = {name: case for name, case in CASES.items() if "several processes" no
 
 
 def gradients(
-    name: str, items: slice, gather: Gather, *, whole: bool = False
+    name: str, items: slice, gather: Gather, *, whole: bool = False, weighed: bool = False
 ) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
-    """Loss of the ``items``, its gradients for the encoder's and the objective's parameters, and the state afterwards."""
+    """Loss of the ``items``, its gradients for the encoder's and the objective's parameters, and the state afterwards.
+
+    ``weighed``: the later an item, the better its views.
+    """
     case = CASES[name]
     given = with_items(case.codes(items=ITEMS), items)
     torch.manual_seed(0)
@@ -44,6 +48,9 @@ def gradients(
     z = encoder(given.z.flatten(0, 1)).unflatten(0, given.z.shape[:2])
     codes = replace(given, z=z)
     found = objective(gathered_codes(codes, gather), LOCAL) if whole else objective(codes, gather)
+    if weighed:
+        scores = torch.linspace(-1, 1, ITEMS, dtype=torch.float64)[items]
+        found = weighted_by_item(found, pair_quality(scores, torch.zeros_like(scores), gather=gather))
     parameters = [*encoder.parameters(), *objective.parameters()]
     found_gradients = torch.autograd.grad(found.loss, parameters, allow_unused=True, materialize_grads=True)
     state = {key: value for key, value in objective.state_dict().items() if isinstance(value, Tensor)}
@@ -52,9 +59,11 @@ def gradients(
 
 def check(rank: int, world: int, shares: list[int]) -> None:
     begin = sum(shares[:rank])
-    for name in GATHERED:
-        loss, local, state = gradients(name, slice(begin, begin + shares[rank]), choose_gather())
-        expected_loss, expected, expected_state = gradients(name, slice(None), LOCAL)
+    weighable = [(name, True) for name, case in GATHERED.items() if case.entry.by_item]
+    for name, weighed in [(name, False) for name in GATHERED] + weighable:
+        own = slice(begin, begin + shares[rank])
+        loss, local, state = gradients(name, own, choose_gather(), weighed=weighed)
+        expected_loss, expected, expected_state = gradients(name, slice(None), LOCAL, weighed=weighed)
         torch.testing.assert_close(state, expected_state, rtol=1e-10, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
         for value in (loss, *local):
             dist.all_reduce(value)

@@ -17,7 +17,7 @@ from medcl.objectives.class_means import at_voxels, class_mean_contrast, class_m
 from medcl.objectives.codes import Codes, Setting
 from medcl.objectives.core_tuning import focal_supcon, mixtures
 from medcl.objectives.distillation import body_distillation, class_edges, edge_distillation, edge_shares
-from medcl.objectives.pixels import PixContrast, PixPro
+from medcl.objectives.pixels import PixContrast, PixPro, propagate
 from medcl.objectives.quality import agreement, foreground_direction, foreground_masks, pair_quality
 from medcl.objectives.regression import supremix
 from medcl.objectives.separation import sepclr
@@ -86,6 +86,28 @@ def test_pix_pro_without_correspondence_is_zero_and_never_moves_the_teacher() ->
     gradients = torch.autograd.grad(nothing, [maps, teacher], allow_unused=True)
     assert gradients[0].any()
     assert gradients[1] is None
+
+
+def test_propagation_follows_the_order_of_cells_and_equal_cells_become_parallel() -> None:
+    maps, values, order = normal(1, 2, 4, 6), normal(1, 2, 4, 6, seed=1), torch.tensor([3, 0, 5, 1, 4, 2])
+    found = propagate(maps, values)
+    torch.testing.assert_close(propagate(maps[..., order], values[..., order]), found[..., order])
+    alike = functional.normalize(propagate(torch.ones_like(maps), values), dim=2)
+    torch.testing.assert_close(alike, alike[..., :1].expand_as(alike))
+
+
+@pytest.mark.parametrize("name", ["pix_contrast", "pix_pro"])
+def test_mirroring_both_views_together_changes_nothing(name: str) -> None:
+    """Maps and the order of their cells are turned round; where the cells lie stays with them."""
+    shape = (3, 4, 5)
+    cells, maps, teacher = grid(shape, 1.0), normal(2, 2, 4, *shape), normal(2, 2, 4, *shape, seed=1)
+    centres = cells.centres.unflatten(2, shape).flip(4).flatten(2, 4)
+    edges = cells.edges.clone()
+    edges[..., 2, :] *= -1
+    mirrored = Codes(z=maps.flip(-1), teacher=teacher.flip(-1), cells=Cells(centres, edges))
+    torch.manual_seed(0)
+    module = {"pix_contrast": PixContrast(), "pix_pro": PixPro()}[name].build(Setting(4, 3)).double()
+    torch.testing.assert_close(module(mirrored).loss, module(Codes(z=maps, teacher=teacher, cells=cells)).loss)
 
 
 @pytest.mark.parametrize("clusters", [3, 16])

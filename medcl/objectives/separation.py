@@ -101,9 +101,9 @@ class SepCLR(ObjectiveConfig):
     name: Literal["sepclr"] = "sepclr"
     salient: PositiveInt = Field(32, description="the last channels of the head's output, the salient code")
     controls: str = Field("control", description="value of classes that controls have; all others are patients")
-    tau: PositiveFloat = 0.5
+    tau: PositiveFloat = Field(0.5, description="width of the kernel exp(-d^2 / 2 tau)")
     uniform: NonNegativeFloat = Field(2.0, description="weight of uniformity beside alignment")
-    salient_weight: NonNegativeFloat = 1.0
+    salient_weight: NonNegativeFloat = Field(1.0, description="of the salient code's alignment and uniformity")
     silent_weight: NonNegativeFloat = Field(10.0, description="pull of the controls' salient codes to 0")
     joint_weight: NonNegativeFloat = Field(
         10.0, description="of the joint entropy: one code tells nothing of the other"

@@ -65,7 +65,7 @@ class MeanTeacher(PoolLearner):
 
     def __init__(self, config: MeanTeacherConfig, objective: SegmentationLoss, segmenter: Segmenter) -> None:
         super().__init__(config, objective)
-        self.teacher = copy.deepcopy(segmenter).requires_grad_(False)
+        self.teacher = copy.deepcopy(segmenter).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> MeanTeacher:
         super().train(mode)

@@ -47,8 +47,10 @@ FINETUNING = (
     Panel("Loss", {"loss": "loss"}, log=True),
     Panel("Dice on validation records", {"validation_dice": "Dice"}),
     Panel("Mean absolute error of the training views", {"mae": "error"}),
-    Panel("Contrast", {"contrast": "contrast", "pool_loss": "of the unlabelled pool"}),
-    Panel("Distillation", {"edge_distillation": "edges", "body_distillation": "bodies"}),
+    Panel("Contrast", {"contrast": "contrast"}),
+    Panel("Loss on the unlabelled pool", {"pool_loss": "loss"}),
+    Panel("Distillation at edges", {"edge_distillation": "loss"}),
+    Panel("Distillation of bodies", {"body_distillation": "loss"}),
     Panel("Discriminator", {"discriminator": "loss"}),
 )
 

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, P
 from medcl.config.strict import Strict
 
 # On a command line 32 is a number.
-Precision = Annotated[Literal["32", "bf16"], BeforeValidator(lambda value: "32" if value == 32 else value)]
+Precision = Annotated[Literal["32", "bf16", "auto"], BeforeValidator(lambda value: "32" if value == 32 else value)]
 
 
 class OptimiserConfig(Strict):
@@ -29,7 +29,7 @@ class TrainerConfig(Strict):
     device: Literal["auto", "cpu", "gpu"] = "auto"
     devices: PositiveInt = Field(1, description="processes on this machine; more than one trains with DDP")
     nodes: PositiveInt = Field(1, description="machines")
-    precision: Precision = "32"
+    precision: Precision = Field("32", description="auto: bf16 where the machine has instructions for it, else 32")
     accumulate: PositiveInt = Field(
         1, description="micro-batches per optimiser step (does not enlarge the set of negatives)"
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from medcl.config.strict import Strict
 
@@ -45,4 +45,11 @@ class SwinUNETRConfig(Strict):
         return self
 
 
-EncoderConfig = Annotated[ResidualEncoderConfig | SegResNetConfig | SwinUNETRConfig, Field(discriminator="name")]
+def _named(value: Any) -> Any:
+    """``encoder.size=tiny`` alone is about the usual network."""
+    return {"name": "residual_unet", **value} if isinstance(value, dict) else value
+
+
+EncoderConfig = Annotated[
+    ResidualEncoderConfig | SegResNetConfig | SwinUNETRConfig, Field(discriminator="name"), BeforeValidator(_named)
+]

@@ -215,7 +215,7 @@ def _without_tags(location: Location, values: Any) -> Location:
         inside: Any = range(len(values)) if isinstance(values, list) else values
         if isinstance(values, dict | list) and part in inside:
             values = values[part]  # type: ignore[index]
-        elif not is_last and isinstance(values, dict) and values.get("name") == part:
+        elif not is_last and isinstance(values, dict) and values.get("name", part) == part:
             continue
         kept.append(part)
     return tuple(kept)

@@ -98,17 +98,6 @@ def nearest_cells(points: Tensor, cells: Cells, shape: Sequence[int]) -> tuple[T
     return index, torch.linalg.vector_norm(left, dim=-1)
 
 
-def overlap_fraction(boxes: Tensor, others: Tensor) -> Tensor:
-    """Share ``(..., n, m)`` of each box of ``boxes (..., n, 2, 3)`` that each of ``others (..., m, 2, 3)`` covers.
-
-    Boxes are lower and upper corners in one frame. Rows sum to 1 where ``others`` tile the space (VoCo's labels).
-    """
-    lower = torch.maximum(boxes[..., :, None, 0, :], others[..., None, :, 0, :])
-    upper = torch.minimum(boxes[..., :, None, 1, :], others[..., None, :, 1, :])
-    volume = (boxes[..., 1, :] - boxes[..., 0, :]).prod(-1)
-    return (upper - lower).clamp_min(0).prod(-1) / volume[..., None]
-
-
 def by_rows(
     compute: Callable[[slice], Sequence[Tensor]], rows: int, pairs_per_row: int, most: int = DENSE_PAIRS
 ) -> list[Tensor]:

@@ -121,3 +121,10 @@ def test_commented_defaults_are_yaml_and_say_what_is_required() -> None:
     assert values["steps"] == FinetuneConfig.model_fields["steps"].default
     assert "out: ???" in text
     assert set(values) == set(FinetuneConfig.model_fields)
+
+
+def test_the_usual_network_need_not_be_named(tmp_path: Path) -> None:
+    path = _written(tmp_path, MINIMAL)
+    assert load_config(PretrainConfig, path, ["encoder.size=base"]).encoder.size == "base"
+    with pytest.raises(ConfigError, match=r"encoder\.filters: no such key"):
+        load_config(PretrainConfig, path, ["encoder.filters=16"])

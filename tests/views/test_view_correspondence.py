@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from medcl.config.views import PartitionCentre, SpatialConfig, ViewsConfig
-from medcl.objectives.cells import cell_distances, correspondences, overlap_fraction
+from medcl.objectives.cells import cell_distances, correspondences
 from medcl.views.geometry import (
     affine_about,
     cell_centres,
@@ -79,10 +79,3 @@ def test_views_of_one_partition_share_more_than_half(made_store) -> None:  # typ
     a, b = sampler.render(sampler.plan(0), "cpu")
     assert (shared_fraction(a, b) > 0.5).all()
     torch.testing.assert_close(shared_fraction(a, a), torch.ones(4, dtype=torch.float64))
-
-
-def test_overlap_fractions_are_the_shares_of_tiles() -> None:
-    tiles = torch.tensor([[[x, y, 0], [x + 4, y + 4, 4]] for x in (0.0, 4.0) for y in (0.0, 4.0)])
-    crop = torch.tensor([[[1.0, 2, 0], [5, 6, 4]], [[0, 0, 0], [4, 4, 4]]])
-    expected = torch.tensor([[6, 6, 2, 2], [16, 0, 0, 0]]) / 16
-    torch.testing.assert_close(overlap_fraction(crop, tiles), expected)

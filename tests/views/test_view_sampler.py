@@ -218,6 +218,16 @@ def test_the_first_slot_can_stay_plain(made_store: Callable[..., Any]) -> None:
     assert not torch.equal(plain.data, changed.data)
 
 
+def test_the_first_slot_can_keep_its_intensities_in_the_geometry_of_the_others(made_store: Callable[..., Any]) -> None:
+    shared = {"shared_geometry": True, "spatial": SpatialConfig(rotation=(20, 20, 20))}
+    store = made_store()
+    clean, changed = rendered(sampler_of(store, AUGMENTED.model_copy(update={**shared, "clean_first": True})))
+    bare, _ = rendered(sampler_of(store, AUGMENTED.model_copy(update={**shared, "intensity": None})))
+    assert torch.equal(clean.data, bare.data)
+    assert torch.equal(clean.affine, changed.affine)
+    assert not torch.equal(clean.data, changed.data)
+
+
 @pytest.mark.parametrize("shared_geometry", [False, True])
 def test_an_accelerators_way_renders_the_same(
     made_store: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, shared_geometry: bool

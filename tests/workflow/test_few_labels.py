@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 import medcl.objectives  # noqa: F401  (announces the objectives)
 from medcl.config.finetune import FinetuneConfig
@@ -16,6 +18,8 @@ from medcl.runs import RunFolder
 from medcl.weights.load import build_segmenter
 from medcl.weights.read import find_weights
 from medcl.workflow.finetune import _teacher, finetune
+from medcl.workflow.pseudo_labels import label_pool
+from medcl.workflow.scans import open_scans
 
 WAYS = {
     "segment": {"loss"},
@@ -91,3 +95,30 @@ def test_a_teacher_of_other_classes_is_refused(small_cohort: Path, teacher: RunF
     other = find_weights(teacher.path)
     with pytest.raises(ConfigError, match=r"distil\.teacher: .* tells 3 classes, the labels name 4"):
         _teacher(other, other.recipe, 4)
+
+
+def test_pasting_changes_what_is_learnt_and_a_probability_of_0_does_not(small_cohort: Path, tmp_path: Path) -> None:
+    def losses(name: str, *more: str) -> list[float]:
+        out = tmp_path / "-".join((name, *more))
+        run = finetune(_config(name, small_cohort, out, *more), progress=False)
+        return [row["loss"] for row in run.read_metrics() if "loss" in row]
+
+    assert losses("copy_paste", "copy_paste.probability=0") == losses("segment")
+    assert losses("copy_paste", "copy_paste.probability=1")[0] != losses("copy_paste", "copy_paste.probability=0")[0]
+
+
+def test_largest_component_cleans_what_the_pool_is_labelled_with(
+    small_cohort: Path, teacher: RunFolder, tmp_path: Path
+) -> None:
+    def parts(name: str, *more: str) -> int:
+        config = _config("self_training", small_cohort, tmp_path / name, *more)
+        weights = find_weights(teacher.path)
+        scans = open_scans(config.data, weights.recipe, tmp_path / name, labels=True)
+        ids = list(scans.split.labelled)[:2]
+        store = label_pool(build_segmenter(weights), config, scans.store, ids, weights.recipe.patch, tmp_path / f"{name}_labels")
+        labels = [np.asarray(store.open(record).label) for record in ids]
+        return sum(ndimage.label(label == value)[1] for label in labels for value in np.unique(label[label > 0]))
+
+    classes = 2
+    assert parts("cleaned", "unlabelled.largest_component=true") <= 2 * classes
+    assert parts("raw") > 2 * classes

@@ -12,7 +12,7 @@ CASES = {
             "views": "which mixtures are drawn depends on the place in the batch",
             "gradient": "mixtures are constants, so differences see more than the gradient",
             "equal": EQUAL,
-            "several processes": "mixtures hold the others constant, also where one process sees all",
+            "several processes": "which mixtures are drawn depends on the place in the batch, which a process counts from 0",
         },
     ),
     "supremix, no mixtures": Case(SupReMix(window=None, mix_negatives=False), exempt={"equal": EQUAL}),

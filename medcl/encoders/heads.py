@@ -40,6 +40,15 @@ class ProjectionHead(nn.Module):
         codes: Tensor = self.layers(x.flatten(2).mean(2) if x.ndim > 2 else x)
         return codes
 
+    def hidden(self, x: Tensor) -> list[Tensor]:
+        """What ``x (B, C)`` is after each of the hidden layers: between the features and the code."""
+        found = []
+        for layer in self.layers[:-1]:
+            x = layer(x)
+            if isinstance(layer, nn.ReLU):
+                found.append(x)
+        return found
+
 
 class DenseHead(nn.Module):
     """Maps ``(B, C, *S)`` to ``(B, out, *S)`` by 1x1 convolutions with normalisation and ReLU between them (g2).

@@ -10,13 +10,19 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize
 from scipy.sparse.linalg import LinearOperator, cg
 from scipy.special import log_softmax, softmax
+from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from medcl.evaluation.classification import ClassificationScores, score_classes
 from medcl.types import Array
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 5))
 """What C is chosen from."""
+
+PENALTIES = tuple(10.0**power for power in range(-3, 6))
+"""What the penalty of a ridge regression is chosen from."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,22 @@ def fit_linear_probe(
     begin = np.zeros((size, width + 1)) if start is None else np.column_stack([start.weight, start.bias])
     value, norm, coefficients = problem.solve(begin, tolerance)
     return LinearProbe(coefficients[:, :-1], coefficients[:, -1], mean, scale, strength, value, norm)
+
+
+def fit_numbers(rows: ArrayLike, numbers: ArrayLike, subjects: Sequence[object], asked: ArrayLike) -> Array:
+    """What ridge regression on ``rows (N, D)`` and ``numbers (N,)`` says of ``asked (M, D)``: ``(M,)``.
+
+    Features are standardised; the penalty is the one that misses least on subjects left out (5 folds at most).
+    """
+    x, y, new = (np.asarray(values, dtype=float) for values in (rows, numbers, asked))
+    if x.ndim != 2 or y.shape != x.shape[:1]:
+        raise ValueError(f"rows {x.shape} and numbers {y.shape} are not (N, D) and (N,)")
+    owners = [str(subject) for subject in subjects]
+    folds = min(5, len(set(owners)))
+    if folds < 2:
+        raise ValueError("a penalty is chosen on subjects left out, and there is one subject only")
+    ridge = RidgeCV(PENALTIES, cv=list(GroupKFold(folds).split(x, y, owners)))
+    return np.asarray(make_pipeline(StandardScaler(), ridge).fit(x, y).predict(new))
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,14 @@ class MethodScores:
 
     def write(self, path: Path) -> None:
         """As JSON; NaN is written as null."""
-        write_json(path, json.loads(json.dumps({"format": _FORMAT, **asdict(self)}), parse_constant=lambda _: None))
+        write_json(path, self.as_dict())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; NaN is None."""
+        plain: dict[str, Any] = json.loads(
+            json.dumps({"format": _FORMAT, **asdict(self)}), parse_constant=lambda _: None
+        )
+        return plain
 
     @classmethod
     def read(cls, path: Path) -> MethodScores:

@@ -1,43 +1,131 @@
-"""What a linear probe tells from the codes of a pretraining, on records that it never saw."""
+"""What linear probes tell from every layer of a network, on records that the probes never saw (volumetric.md 8)."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from medcl.config.objective import ObjectiveConfig
 from medcl.config.pretrain import PretrainConfig
-from medcl.encoders.concatenated import pooled_features
+from medcl.config.probe import ProbeConfig
+from medcl.encoders.build import build_encoder
+from medcl.encoders.heads import ProjectionHead
+from medcl.encoders.volume import Encoder
 from medcl.errors import ConfigError
-from medcl.evaluation.linear_probe import linear_probe
+from medcl.evaluation.classification import score_classes
+from medcl.evaluation.linear_probe import choose_strength, fit_linear_probe, fit_numbers
 from medcl.evaluation.methods import MethodScores
+from medcl.evaluation.regression import score_numbers
+from medcl.evaluation.statistics import paired_difference
+from medcl.files import write_json
+from medcl.inference.predictor import torch_device
 from medcl.inference.windows import windows_of
 from medcl.modalities.volume import read_volume
 from medcl.objectives.separation import SepCLR
 from medcl.preparation.apply import prepare
+from medcl.preparation.recipe import Recipe
+from medcl.preparation.store import Store
+from medcl.records.layouts import open_data
+from medcl.records.manifest import Manifest
+from medcl.records.parts import Parts, parts_of
 from medcl.records.record import Record
+from medcl.seeds import derive_seed
 from medcl.tasks.pretraining import PretrainTask
 from medcl.types import Array
+from medcl.weights.load import build_network, find_weights
+from medcl.workflow.prepare import progress_bar
 from medcl.workflow.scans import Scans
 
 log = logging.getLogger(__name__)
 
 _WINDOWS = 4  # in the network at a time
-_METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auroc": "AUROC"}
+_MANY = 10  # distinct numbers are a quantity, fewer are classes
+_CLASS_METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auroc": "AUROC"}
+_NUMBER_METRICS = {"mae": "mean absolute error", "pearson": "Pearson", "r2": "R2"}
+
+Codes = Mapping[str, Array]
+"""The code ``(D,)`` of a record at every layer, by the layer's name."""
+
+
+@torch.no_grad()
+def probe(config: ProbeConfig) -> dict[str, MethodScores]:
+    """Probe the layers of ``config.weights`` for every target; write them to ``config.out``, if given.
+
+    Raises ConfigError where nothing is held out, a target or a layer is unknown.
+    """
+    manifest = open_data(config.data.path, config.data.labels)
+    parts = parts_of(manifest, config.data, labels=False)
+    _check_targets(config.targets, "targets", manifest, parts)
+    weights = find_weights(config.weights)
+    store = Store(config.data.store) if config.data.store is not None else None
+    if store is not None and store.recipe.voxel_digest != weights.recipe.voxel_digest:
+        raise ConfigError(
+            f"data.store: {store.folder} was prepared otherwise than {config.weights} was trained; leave data.store out"
+        )
+    device, card = torch_device(config.device), weights.card
+    networks = {"": build_network(weights)}
+    if config.baseline:
+        torch.manual_seed(derive_seed(config.seed, "network"))
+        networks["random "] = build_encoder(card.encoder, card.in_channels, weights.recipe.patch)
+    known = layers_of(networks[""])
+    wanted = config.layers or known
+    if unknown := [name for name in wanted if name not in known]:
+        raise ConfigError(f"layers: {', '.join(unknown)}: no such layer; this network has {', '.join(known)}")
+    patch = weights.recipe.patch[: networks[""].spatial_dims]
+    for network in networks.values():
+        network.to(device).eval()
+
+    def codes(record: Record) -> Codes:
+        found = {}
+        data = _data_of(record, weights.recipe, store)
+        for prefix, network in networks.items():
+            here = _means(lambda windows, of=network: layer_codes(of, windows), data, patch, device)
+            found |= {prefix + name: here[name] for name in wanted}
+        return found
+
+    first = "pooled" if "pooled" in wanted else wanted[-1]
+    order = [first, *(name for name in wanted if name != first)]
+    order += [f"random {name}" for name in order] if config.baseline else []
+    found = _codes_of([*parts.train, *parts.test], manifest, codes)
+    ordered = {record_id: {name: code[name] for name in order} for record_id, code in found.items()}
+    scores = {name: _told(name, ordered, manifest, parts, f"layers of {config.weights}") for name in config.targets}
+    result = {name: score for name, score in scores.items() if score is not None}
+    if config.out is not None:
+        write_json(config.out, {name: score.as_dict() for name, score in result.items()})
+    return result
+
+
+def layers_of(encoder: Encoder) -> tuple[str, ...]:
+    """The layers that :func:`layer_codes` gives: the encoder fine to coarse, the coarsest as ``pooled``, the decoder coarse to fine."""
+    return (
+        *(f"encoder.{level}" for level in range(len(encoder.channels) - 1)),
+        "pooled",
+        *(f"decoder.{level}" for level in range(len(encoder.decoder_channels))),
+    )
+
+
+def layer_codes(encoder: Encoder, x: Tensor) -> dict[str, Tensor]:
+    """The mean over places ``(B, C)`` of every layer's map of ``x (B, in_channels, *S)``, in float32 or wider."""
+    features = encoder.encode(x)
+    maps = [*features, *encoder.decode(features)]
+    pooled = (value.flatten(2).mean(2) for value in maps)
+    return {
+        name: value.to(torch.promote_types(value.dtype, torch.float32))
+        for name, value in zip(layers_of(encoder), pooled, strict=True)
+    }
 
 
 def check_probes(config: PretrainConfig, scans: Scans) -> None:
     """Raise ConfigError where there is no record to score a probe on, or no record has the attribute."""
-    if config.probe and not scans.split.test:
-        raise ConfigError("probe: needs held-out records to be scored on; set data.test")
-    for name in config.probe:
-        for ids, what in ((scans.split.train, "training"), (scans.split.test, "test")):
-            if not _known(scans, ids, name):
-                raise ConfigError(f"probe: no {what} record has a target or attribute '{name}'")
+    if config.probe:
+        _check_targets(config.probe, "probe", scans.manifest, scans.split)
 
 
 @torch.no_grad()
@@ -49,75 +137,163 @@ def probe_stage(
     folder: Path,
     device: torch.device,
 ) -> None:
-    """Probe every attribute of ``config.probe`` after a stage and write ``scores_<stage>_<attribute>.json`` to ``folder``.
+    """Probe every target of ``config.probe`` after a stage and write ``scores_<stage>_<target>.json`` to ``folder``.
 
-    Probes are fitted on the training records and scored on the test records; records without the attribute take no part.
+    Probes are fitted on the training records and scored on the test records; records without the target take no part.
     """
     task = task.to(device).eval()
-    ids = {*scans.split.train, *scans.split.test}
-    found = {
-        record_id: _codes(task, objectives, scans, scans.manifest.by_id(record_id), device) for record_id in sorted(ids)
-    }
+
+    def codes(record: Record) -> Codes:
+        store = scans.store if record.id in scans.store else None
+        data = _data_of(record, scans.store.recipe, store)
+        return _means(lambda windows: _task_codes(task, objectives, windows), data, task.sampler.patch, device)
+
+    found = _codes_of([*scans.split.train, *scans.split.test], scans.manifest, codes)
     task.cpu()
     for name in config.probe:
-        train, test = _known(scans, scans.split.train, name), _known(scans, scans.split.test, name)
-        numbers = {value: number for number, value in enumerate(sorted({*train.values(), *test.values()}))}
-        if len(set(train.values())) < 2:
-            log.warning("probe: all training records have one value of '%s'; nothing to tell apart", name)
-            continue
-        scores = {
-            kind: linear_probe(
-                [found[record_id][kind] for record_id in train],
-                [numbers[value] for value in train.values()],
-                [scans.manifest.by_id(record_id).subject for record_id in train],
-                [found[record_id][kind] for record_id in test],
-                [numbers[value] for value in test.values()],
-                [scans.manifest.by_id(record_id).subject for record_id in test],
-                standardise=True,
-            ).scores
-            for kind in next(iter(found.values()))
-        }
-        most = max(list(test.values()).count(value) for value in numbers) / len(test)
-        MethodScores(
-            title=f"{name} by a linear probe, {task.stage.name}: {len(test)} test records",
-            part="test",
-            records=list(test),
-            metrics=_METRICS,
-            scores={kind: {metric: getattr(score, metric) for metric in _METRICS} for kind, score in scores.items()},
-            notes=[
-                f"Always naming the most frequent value is right in {most:.0%}; fitted on {len(train)} training records."
-            ],
-        ).write(folder / f"scores_{task.stage.name}_{name}.json")
+        scores = _told(name, found, scans.manifest, scans.split, task.stage.name)
+        if scores is not None:
+            scores.write(folder / f"scores_{task.stage.name}_{name}.json")
 
 
-def _codes(
-    task: PretrainTask, objectives: Sequence[ObjectiveConfig], scans: Scans, record: Record, device: torch.device
-) -> Mapping[str, Array]:
-    """Pooled features of a record and the codes of every term with a vector head, by name: means over its windows."""
-    recipe = scans.store.recipe
-    data = (
-        np.array(scans.store.open(record.id).data)
-        if record.id in scans.store
-        else prepare(read_volume(record.volume, channels=len(recipe.channels)), recipe).data
-    )
-    parts = []
-    for windows in windows_of(torch.from_numpy(data), task.sampler.patch).split(_WINDOWS):
-        windows = windows.to(device)
-        parts.append([pooled_features(task.encoder, windows), *task(windows, range(len(task.terms)))])
-    pooled, *outputs = (torch.cat(values).mean(0).cpu() for values in zip(*parts, strict=True))
-    codes = {"pooled features": pooled}
-    for entry, code in zip(objectives, outputs, strict=True):
-        if code.ndim > 1:
+def _task_codes(task: PretrainTask, objectives: Sequence[ObjectiveConfig], windows: Tensor) -> dict[str, Tensor]:
+    """Every layer of the encoder, and of every term with a vector head the layers of that head and its code."""
+    layers = layer_codes(task.encoder, windows)
+    codes = {"pooled": layers.pop("pooled"), **layers}
+    outputs = task(windows, range(len(task.terms)))
+    for entry, place, head, code in zip(objectives, task.places, task.heads, outputs, strict=True):
+        if code.ndim > 2:
             continue  # a map
+        if isinstance(head, ProjectionHead) and place in codes:
+            codes |= {f"{entry.name} head.{k}": hidden for k, hidden in enumerate(head.hidden(codes[place]))}
         if isinstance(entry, SepCLR):
-            codes |= {"common code": code[: -entry.salient], "salient code": code[-entry.salient :]}
+            codes |= {"common code": code[:, : -entry.salient], "salient code": code[:, -entry.salient :]}
         else:
             codes[f"{entry.name} code"] = code
-    return {name: values.double().numpy() for name, values in codes.items()}
+    return codes
 
 
-def _known(scans: Scans, ids: Sequence[str], name: str) -> dict[str, str]:
+def _means(
+    codes: Callable[[Tensor], Mapping[str, Tensor]], data: Array, patch: Sequence[int], device: torch.device
+) -> Codes:
+    """The mean over the windows of ``data (C, X, Y, Z)`` of what ``codes`` gives for each."""
+    parts = [codes(windows.to(device)) for windows in windows_of(torch.from_numpy(data), patch).split(_WINDOWS)]
+    return {name: torch.cat([part[name] for part in parts]).mean(0).cpu().double().numpy() for name in parts[0]}
+
+
+def _data_of(record: Record, recipe: Recipe, store: Store | None) -> Array:
+    """The prepared volume ``(C, X, Y, Z)``: from ``store``, or made now."""
+    if store is not None:
+        return np.array(store.open(record.id).data)
+    return prepare(read_volume(record.volume, channels=len(recipe.channels)), recipe).data
+
+
+def _codes_of(ids: Iterable[str], manifest: Manifest, codes: Callable[[Record], Codes]) -> dict[str, Codes]:
+    found, ids = {}, sorted(set(ids))
+    with progress_bar("features of the volumes") as progress:
+        for done, record_id in enumerate(ids, 1):
+            found[record_id] = codes(manifest.by_id(record_id))
+            progress(done, len(ids))
+    return found
+
+
+def _told(name: str, codes: Mapping[str, Codes], manifest: Manifest, parts: Parts, what: str) -> MethodScores | None:
+    """How well a probe of every layer tells target ``name`` of the test records; None where there is nothing to tell."""
+    train, test = _known(manifest, parts.train, name), _known(manifest, parts.test, name)
+    if len(set(train.values())) < 2:
+        log.warning("probe: all training records have one value of '%s'; nothing to tell apart", name)
+        return None
+    layers = list(next(iter(codes.values())))
+    numbers = _as_numbers([*train.values(), *test.values()])
+    told = _tell_classes if numbers is None else _tell_numbers
+    subjects = [manifest.by_id(record_id).subject for record_id in test]
+    results = {
+        layer: told(
+            [codes[record_id][layer] for record_id in train],
+            list(train.values()),
+            [manifest.by_id(record_id).subject for record_id in train],
+            [codes[record_id][layer] for record_id in test],
+            list(test.values()),
+            subjects,
+        )
+        for layer in layers
+    }
+    if numbers is None:
+        most = max(list(test.values()).count(value) for value in set(test.values())) / len(test)
+        note, metrics = f"Always naming the most frequent value is right in {most:.0%}", _CLASS_METRICS
+    else:
+        truth, middle = np.array(numbers[len(train) :]), float(np.mean(numbers[: len(train)]))
+        note, metrics = (
+            f"Always naming the training mean is wrong by {np.abs(truth - middle).mean():.4g}",
+            _NUMBER_METRICS,
+        )
+    main = next(iter(metrics))
+    return MethodScores(
+        title=f"{name} by a linear probe, {what}: {len(test)} test records",
+        part="test",
+        records=list(test),
+        metrics=metrics,
+        scores={layer: scores for layer, (scores, _) in results.items()},
+        differences={
+            layer: {main: paired_difference(results[layers[0]][1], results[layer][1], subjects)} for layer in layers[1:]
+        },
+        notes=[f"{note}; fitted on {len(train)} training records."],
+    )
+
+
+Told = tuple[dict[str, Any], Array]
+"""The scores by metric, and the first metric of every test record."""
+
+
+def _tell_classes(
+    train: Sequence[Array],
+    values: Sequence[str],
+    owners: Sequence[str],
+    test: Sequence[Array],
+    truth: Sequence[str],
+    subjects: Sequence[str],
+) -> Told:
+    numbers = {value: number for number, value in enumerate(sorted({*values, *truth}))}
+    labels, right = [numbers[value] for value in values], np.array([numbers[value] for value in truth])
+    strength = choose_strength(train, labels, owners, classes=len(numbers), standardise=True)
+    fitted = fit_linear_probe(train, labels, strength=strength, classes=len(numbers), standardise=True)
+    said = fitted.probabilities(test)
+    scores = score_classes(said, right, subjects)
+    return {metric: getattr(scores, metric) for metric in _CLASS_METRICS}, (said.argmax(1) == right).astype(float)
+
+
+def _tell_numbers(
+    train: Sequence[Array],
+    values: Sequence[str],
+    owners: Sequence[str],
+    test: Sequence[Array],
+    truth: Sequence[str],
+    subjects: Sequence[str],
+) -> Told:
+    said, right = fit_numbers(train, [float(value) for value in values], owners, test), np.array(truth, dtype=float)
+    return dict(score_numbers(said, right, subjects)), np.abs(said - right)
+
+
+def _as_numbers(values: Sequence[str]) -> list[float] | None:
+    """``values`` as numbers where they are a quantity; None where they are classes."""
+    try:
+        numbers = [float(value) for value in values]
+    except ValueError:
+        return None
+    return numbers if len(set(numbers)) > _MANY and all(map(math.isfinite, numbers)) else None
+
+
+def _check_targets(names: Sequence[str], key: str, manifest: Manifest, parts: Parts) -> None:
+    if not parts.test:
+        raise ConfigError(f"{key}: needs held-out records to be scored on; set data.test")
+    for name in names:
+        for ids, what in ((parts.train, "training"), (parts.test, "test")):
+            if not _known(manifest, ids, name):
+                raise ConfigError(f"{key}: no {what} record has a target or attribute '{name}'")
+
+
+def _known(manifest: Manifest, ids: Sequence[str], name: str) -> dict[str, str]:
     """Value of ``name`` of those records that have it."""
-    records = (scans.manifest.by_id(record_id) for record_id in ids)
+    records = (manifest.by_id(record_id) for record_id in ids)
     values = {record.id: record.targets.get(name, record.attributes.get(name)) for record in records}
     return {record_id: str(value) for record_id, value in values.items() if value is not None}

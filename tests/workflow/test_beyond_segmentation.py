@@ -278,7 +278,8 @@ def test_sepclr_separates_codes_and_probes_them(table: Path, tmp_path: Path) -> 
     run = pretrain(separate(table, tmp_path / "run", probe=["group", "side"]), progress=False)
     assert {"salient_align", "silence", "k_jem"} <= set(run.read_metrics()[-1])
     scores = MethodScores.read(run.path / "scores_separate_side.json")
-    assert list(scores.scores) == ["pooled features", "common code", "salient code"]
+    layers = ["pooled", "encoder.0", "encoder.1", "decoder.0", "decoder.1"]
+    assert list(scores.scores) == [*layers, "sepclr head.0", "common code", "salient code"]
     assert all(0 <= scores.scores[kind]["accuracy"].mean <= 1 for kind in scores.scores)
     page = run.page.read_text()
     assert "side by a linear probe, separate: 3 test records" in page

@@ -115,7 +115,9 @@ def test_largest_component_cleans_what_the_pool_is_labelled_with(
         weights = find_weights(teacher.path)
         scans = open_scans(config.data, weights.recipe, tmp_path / name, labels=True)
         ids = list(scans.split.labelled)[:2]
-        store = label_pool(build_segmenter(weights), config, scans.store, ids, weights.recipe.patch, tmp_path / f"{name}_labels")
+        store = label_pool(
+            build_segmenter(weights), config, scans.store, ids, weights.recipe.patch, tmp_path / f"{name}_labels"
+        )
         labels = [np.asarray(store.open(record).label) for record in ids]
         return sum(ndimage.label(label == value)[1] for label in labels for value in np.unique(label[label > 0]))
 

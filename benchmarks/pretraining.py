@@ -7,7 +7,7 @@ network (medcl's `tiny` encoder and a projection head) with AdamW at the same ba
 turn by turn: two views of every volume by crop, rotation, scale, contrast, blur and noise, with the same probabilities and ranges.
 medcl: the whole `medcl pretrain`, with its memory-mapped store, its view sampler and `nt_xent`, in float32 and in bf16 (a setting).
 MONAI: dictionary transforms on a PersistentDataset, `ContrastiveLoss`, a plain loop, with no worker and with two, in float32 as such
-loops are, and under bf16 autocast as well.
+loops are, and under bf16 autocast as well. A CPU without bf16 instructions runs the float32 variants alone.
 
 Shown: steps a second (median over the rounds), the share of the time in which the network waits for its views, the peak of the
 proportional set size of all processes (shared pages are counted once), how much of it is more than after the imports, and the mean loss of
@@ -324,15 +324,24 @@ def main() -> None:
         if given.soak:
             print(f"\nmedcl pretrain, {given.soak} steps: largest resident size in MiB in every 20th part of them")
             for scans, count in (("scans", VOLUMES), ("few", 10)):
-                sizes = soak(Job(folder, "32x48x32", given.soak, given.threads, "bf16"), scans)
+                sizes = soak(Job(folder, "32x48x32", given.soak, given.threads, "auto"), scans)
                 late = sizes[len(sizes) // 4 :]
                 print(f"  {count} volumes: {' '.join(f'{size:.0f}' for size in sizes)}")
                 print(f"    after the first quarter: {100 * (max(late) / sizes[len(sizes) // 4] - 1):+.1f} % at most")
 
 
+def possible_variants() -> list[str]:
+    """Without those in bf16 where the machine has no instructions for it."""
+    from medcl.config.training import TrainerConfig
+    from medcl.training.fit import resolve_precision
+
+    native = resolve_precision(TrainerConfig(device="cpu", precision="auto")) == "bf16"
+    return [name for name, (_, precision, _) in VARIANTS.items() if native or precision != "bf16"]
+
+
 def compare(folder: Path, setting: str, given: argparse.Namespace) -> None:
     """Fill both caches, then let the variants take turns, and print the table."""
-    rounds: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
+    rounds: dict[str, list[dict[str, float]]] = {variant: [] for variant in possible_variants()}
     for turn in range(given.rounds + 1):
         for variant, found in rounds.items():
             if turn == 0 and variant not in ("medcl, float32", "MONAI, float32"):

@@ -17,26 +17,33 @@ from medcl.workflow.phantoms import simulate_phantoms
 from medcl.workflow.pipeline import run
 
 
-def _organs(folder: Path, number: int) -> dict[int, tuple[float, float]]:
-    """Height and brightness against the body's median of every organ."""
+def _organs(folder: Path, number: int) -> dict[int, tuple[float, float, list[float]]]:
+    """Of every organ: its height, its brightness against the mean of all, how much neighbours along each axis differ."""
     image, label = (
         nib.load(folder / kind / f"phantom_{number:03d}.nii.gz").get_fdata() for kind in ("imagesTr", "labelsTr")
     )
-    middle = np.median(image[image > 0.5 * np.median(image[16, 16])])
-    return {
-        value: (float(np.argwhere(label == value)[:, 2].mean()), float(image[label == value].mean() / middle))
-        for value in (1, 2, 3)
-    }
+    found = {}
+    for value in (1, 2, 3):
+        inside = label == value
+        steps = []
+        for axis in range(3):
+            both = inside & np.roll(inside, 1, axis)
+            steps.append(float(np.abs(image - np.roll(image, 1, axis))[both].mean()))
+        brightness = float(image[inside].mean() / image[label > 0].mean())
+        found[value] = (float(np.argwhere(inside)[:, 2].mean()), brightness, steps)
+    return found
 
 
-def test_organs_are_ordered_and_their_brightness_tells_nothing(tmp_path: Path) -> None:
+def test_organs_are_ordered_equally_bright_and_striped_across_their_own_axis(tmp_path: Path) -> None:
     folder = simulate_phantoms(tmp_path, volumes=10, seed=3)
     found = [_organs(folder, number) for number in range(10)]
     for organs in found:
         assert organs[1][0] > organs[2][0] + 8 > organs[3][0] + 16  # upper, middle, lower, in voxels along z
-    for value in (1, 2, 3):
-        brightness = [organs[value][1] for organs in found]
-        assert min(brightness) < 1 < max(brightness)
+        assert all(organs[value][1] == pytest.approx(1, abs=0.3) for value in (1, 2, 3))
+    for axis, value in enumerate((1, 2, 3)):
+        steps = np.mean([organs[value][2] for organs in found], 0)
+        assert steps.argmax() == axis
+        assert steps[axis] < 1.5 * np.median(steps)  # faint: the noise differs between neighbours as well
     description = json.loads((folder / "dataset.json").read_text())
     assert description["numTraining"] == 10
     assert "SIMULATED" in description["description"]

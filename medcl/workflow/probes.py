@@ -19,8 +19,7 @@ from medcl.encoders.build import build_encoder
 from medcl.encoders.heads import ProjectionHead
 from medcl.encoders.volume import Encoder
 from medcl.errors import ConfigError
-from medcl.evaluation.classification import score_classes
-from medcl.evaluation.linear_probe import choose_strength, fit_linear_probe, fit_numbers
+from medcl.evaluation.linear_probe import fit_numbers, linear_probe
 from medcl.evaluation.methods import MethodScores
 from medcl.evaluation.regression import score_numbers
 from medcl.evaluation.statistics import paired_difference
@@ -255,11 +254,9 @@ def _tell_classes(
 ) -> Told:
     numbers = {value: number for number, value in enumerate(sorted({*values, *truth}))}
     labels, right = [numbers[value] for value in values], np.array([numbers[value] for value in truth])
-    strength = choose_strength(train, labels, owners, classes=len(numbers), standardise=True)
-    fitted = fit_linear_probe(train, labels, strength=strength, classes=len(numbers), standardise=True)
-    said = fitted.probabilities(test)
-    scores = score_classes(said, right, subjects)
-    return {metric: getattr(scores, metric) for metric in _CLASS_METRICS}, (said.argmax(1) == right).astype(float)
+    found = linear_probe(train, labels, owners, test, right, subjects, standardise=True)
+    scores = {metric: getattr(found.scores, metric) for metric in _CLASS_METRICS}
+    return scores, (found.probabilities.argmax(1) == right).astype(float)
 
 
 def _tell_numbers(

@@ -33,7 +33,7 @@ def test_is_valid_and_short(path: Path) -> None:
     kind = kind_of(path)
     key, models = MODELS[kind]
     config = load_one_of(models, key, path, [] if kind == "splits" else ["data.path=scans", "out=run"])
-    assert len(path.read_text().splitlines()) < (120 if kind == "pipelines" else 60)
+    assert len(path.read_text().splitlines()) < 60
     if isinstance(config, PretrainConfig):
         check_requirements(config)
 

@@ -177,7 +177,7 @@ class TestPlan:
     )
     def test_shipped_pipelines_resolve_and_are_short(self, shipped: Path) -> None:
         assert make_plan(load_config(PipelineConfig, shipped)).cells
-        assert len(shipped.read_text().splitlines()) < 120
+        assert len(shipped.read_text().splitlines()) < 60
 
 
 class TestRunning:

@@ -88,7 +88,8 @@ def labelled_subset(
 ) -> tuple[str, ...]:
     """The ids of ``count`` labelled records among ``ids``: the first of subset ``subset``'s own permutation of them.
 
-    Subset k of size n is therefore a prefix of subset k of any larger size, and "all" is the whole permutation. With subjects
+    Subset k of size n is therefore a prefix of subset k of any larger size, and "all" is the whole permutation; no two subsets begin
+    with the same record while there are others. With subjects
     as ``unit`` the permutation is of those that have a label, and each brings all its labelled records.
     With ``target`` a record counts as labelled where it has that target or attribute. Raises DataError where fewer are.
     """
@@ -110,7 +111,7 @@ def labelled_subset(
                 else f"{unit} have the target '{target}'; lower data.labelled, or add it to the table"
             )
         )
-    order = _shuffled(members, f"subset {seed} {subset}")
+    order = _subset_order(members, subset, seed)
     return tuple(
         record_id for name in order[: None if count == "all" else count] for record_id in sorted(members[name])
     )
@@ -123,6 +124,25 @@ def divided_subjects(records: Sequence[Record]) -> dict[str, dict[str, list[str]
         if record.split is not None:
             sides[record.subject][record.split].append(record.id)
     return {subject: dict(found) for subject, found in sides.items() if len(found) > 1}
+
+
+def _subset_order(names: Iterable[str], subset: int, seed: int) -> list[str]:
+    """The permutation of subset ``subset``. No two subsets begin alike while there are names to begin with.
+
+    With one labelled record, five subsets are therefore five different records.
+    """
+    everyone, begun = set(names), set[str]()
+    order: list[str] = []
+    for number in range(subset + 1):
+        order = _shuffled(everyone, f"subset {seed} {number}")
+        redrawn = 0
+        while order and order[0] in begun:
+            redrawn += 1
+            order = _shuffled(everyone, f"subset {seed} {number} redrawn {redrawn}")
+        begun.update(order[:1])
+        if begun == everyone:
+            begun.clear()
+    return order
 
 
 def _shuffled(names: Iterable[str], key: str) -> list[str]:

@@ -92,6 +92,15 @@ def test_labelled_subsets_are_nested_and_their_own() -> None:
     assert len({labelled_subset(manifest, train, 4, 0, seed) for seed in range(6)}) == 6
 
 
+def test_subsets_of_one_record_differ_while_there_are_records() -> None:
+    manifest = _cohort([1] * 12)
+    train = split(manifest, 2, 2, 0).train
+    single = [labelled_subset(manifest, train, 1, subset) for subset in range(len(train))]
+    assert {record for (record,) in single} == set(train)
+    again = [labelled_subset(manifest, train, 1, subset) for subset in range(len(train), 2 * len(train))]
+    assert {record for (record,) in again} == set(train)
+
+
 def test_a_subset_takes_labelled_records_only() -> None:
     manifest = Manifest(tuple(Record(f"r{n}", f"r{n}", label=LABEL if n % 3 == 0 else None) for n in range(9)))
     assert sorted(labelled_subset(manifest, manifest.ids)) == ["r0", "r3", "r6"]

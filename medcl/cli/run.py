@@ -19,6 +19,12 @@ def command(
         Literal["all", "scores"] | None,
         typer.Option(help="scores: once all is written, remove masks, weights and checkpoints of finished cells."),
     ] = None,
+    arms: Annotated[
+        str | None,
+        typer.Option(
+            help="Run these arms and the baseline alone, such as scratch,masked. The others can follow later in the same folder."
+        ),
+    ] = None,
     print_config: PrintConfig = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would run and stop.")] = False,
 ) -> None:
@@ -42,6 +48,8 @@ def command(
     config = load_config(
         PipelineConfig, find_config(pipeline), [*(overrides or []), *([f"keep={keep}"] if keep else [])]
     )
+    if arms is not None:
+        config = config.only([arm.strip() for arm in arms.split(",") if arm.strip()])
     if print_config:
         print(commented(config), end="")
         return

@@ -7,6 +7,7 @@ section is laid over the shared one. ``medcl.workflow.plan`` resolves and valida
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from medcl.config.data import DataConfig, Labelled, Pool, RecipeConfig
 from medcl.config.encoder import EncoderConfig
 from medcl.config.strict import Strict
+from medcl.errors import ConfigError
 
 ArmName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
@@ -138,6 +140,14 @@ class PipelineConfig(Strict):
         if self.compare.at is not None and self.compare.at not in self.counts_of(self.baseline):
             raise ValueError(f"compare.at: {self.compare.at} is not among the labelled counts of {self.baseline}")
         return self
+
+    def only(self, arms: Sequence[str]) -> PipelineConfig:
+        """This pipeline with the baseline and ``arms`` alone. Raises ConfigError that names those it has not."""
+        unknown = [arm for arm in arms if arm not in self.arms]
+        if unknown:
+            raise ConfigError(f"--arms: no arm '{unknown[0]}' in {self.name}; the arms are {', '.join(self.arms)}")
+        kept = {arm: entry for arm, entry in self.arms.items() if arm in arms or arm == self.baseline}
+        return self.model_copy(update={"arms": kept})
 
     @property
     def baseline(self) -> str:

@@ -4,6 +4,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 PEERS  ?= .venv-peers
+# Processes that share the test files; each computes with one thread.
+JOBS   ?= 2
 
 .PHONY: install demo test lint types bench oracles peers study clean
 
@@ -18,7 +20,7 @@ demo: install
 	$(BIN)/medcl demo --out runs/demo
 
 test: install
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 oracles: install
 	$(BIN)/python -m pytest tests/oracles -q -rs --no-header

@@ -109,9 +109,9 @@ class TestPlan:
         arms = {
             "both": {"pretrain": {"stages": {0: {"steps": 7}}}},
             "first": {"pretrain": {"stages": {1: None}}},
-            "other": {"pretrain": {"config": "configs/pretrain/hippocampus_masked.yaml"}},
+            "other": {"pretrain": {"config": "configs/pretrain/hippocampus.yaml"}},
         }
-        shared = {"config": "configs/pretrain/hippocampus.yaml", "trainer": {"log_every": 3}}
+        shared = {"config": "configs/pretrain/hippocampus_global_local.yaml", "trainer": {"log_every": 3}}
         plan = make_plan(pipeline(cohort, tmp_path, arms=arms, pretrain=shared))
         both, first, other = (p.config for p in plan.pretrainings)
         assert [stage.name for stage in both.stages] == ["global", "local"]

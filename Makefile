@@ -19,8 +19,10 @@ $(READY): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/medcl demo --out runs/demo
 
+# The bound on --help holds on a machine that does nothing else, so tests/cli comes first and alone.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -q tests/cli
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --ignore=tests/cli
 
 oracles: install
 	$(BIN)/python -m pytest tests/oracles -q -rs --no-header

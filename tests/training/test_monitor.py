@@ -1,4 +1,4 @@
-"""What the monitor warns of: figures of real training rows, as tasks give them."""
+"""What the monitor warns of: given the figures of a task row by row."""
 
 from __future__ import annotations
 

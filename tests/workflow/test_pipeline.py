@@ -124,6 +124,12 @@ class TestPlan:
         assert [p.config.stages[0].steps for p in make_plan(shorter).pretrainings] == [7, 9, 9]
         assert both.trainer.checkpoint_every == 250, "a mapping is laid over key by key"
 
+    def test_some_arms_run_with_the_baseline_and_unknown_ones_are_named(self, cohort: Path, tmp_path: Path) -> None:
+        config = pipeline(cohort, tmp_path, arms={"scratch": {}, "long": {}, "wide": {}})
+        assert list(config.only(["wide"]).arms) == ["scratch", "wide"]
+        with pytest.raises(ConfigError, match=r"no arm 'wied' in .*; the arms are scratch, long, wide"):
+            config.only(["wide", "wied"])
+
     def test_every_wrong_key_of_every_arm_is_named_before_anything_runs(self, cohort: Path, tmp_path: Path) -> None:
         arms = {
             "a": {"finetune": {"stepz": 3}},

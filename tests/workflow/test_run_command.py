@@ -64,15 +64,10 @@ def test_a_dry_run_lists_every_run_and_writes_nothing(pipeline: Path) -> None:
     assert not (pipeline.parent / "study").exists()
 
 
-def test_some_arms_alone_with_the_baseline(pipeline: Path) -> None:
+def test_some_arms_alone(pipeline: Path) -> None:
     done = medcl("run", str(pipeline), "--arms", "scratch", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "0 pretrainings and 1 cells" in done.stdout
-    both = medcl("run", str(pipeline), "--arms", "pretrained", "--dry-run")
-    assert "1 pretrainings and 2 cells" in both.stdout, "the baseline comes along"
-    wrong = medcl("run", str(pipeline), "--arms", "scratch,pretraned", "--dry-run")
-    assert wrong.returncode == 2
-    assert "--arms: no arm 'pretraned'" in wrong.stderr
 
 
 def test_pools_steps_and_scores_alone(pipeline: Path) -> None:

@@ -7,10 +7,10 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import study_standins
 
 import medcl.objectives  # noqa: F401  (arms name objectives)
 from medcl.config.load import validate
@@ -19,9 +19,6 @@ from medcl.reporting.run_page import write_page
 from medcl.reporting.study_page import write_study_page
 from medcl.runs import RunFolder
 from medcl.workflow.pipeline import run
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
-import study_standins
 
 
 @pytest.fixture(scope="module")

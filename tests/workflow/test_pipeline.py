@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
+import study_standins
+from study_standins import STAGE, go, only, pipeline, states
 
 import medcl.objectives  # noqa: F401  (arms name objectives)
 from medcl.config.load import load_config
@@ -21,10 +23,6 @@ from medcl.errors import ConfigError, DataError
 from medcl.runs import dump_config
 from medcl.workflow.pipeline import Watcher, run
 from medcl.workflow.plan import digest, identity, make_plan
-
-sys.path.insert(0, str(Path(__file__).parent))
-import study_standins
-from study_standins import STAGE, go, only, pipeline, states
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import nibabel as nib
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 import study_standins
 
 PIPELINE = """

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import study_standins
+from study_standins import STAGE, go, only, pipeline
 
 import medcl.objectives  # noqa: F401  (arms name objectives)
 from medcl.errors import ConfigError
 from medcl.workflow.plan import make_plan
-
-sys.path.insert(0, str(Path(__file__).parent))
-import study_standins
-from study_standins import STAGE, go, only, pipeline
 
 
 @pytest.fixture(scope="module")

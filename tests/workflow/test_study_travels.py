@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
+import study_standins
+from study_standins import STAGE, go, only, pipeline, states
 
 import medcl.objectives  # noqa: F401  (arms name objectives)
 from medcl.workflow.cells import keep_scores
-
-sys.path.insert(0, str(Path(__file__).parent))
-import study_standins
-from study_standins import STAGE, go, only, pipeline, states
 
 
 @pytest.fixture(scope="module")

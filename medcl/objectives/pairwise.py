@@ -65,16 +65,16 @@ def pairwise_clip(
     placed = terms[0][2].new_zeros(len(weights), 2, present.shape[1])
     for index, rows, values in terms:
         placed = placed.index_put((rows.new_tensor(index), rows.new_tensor([[0], [1]]), rows[None]), values)
-    weight = placed.new_tensor(used) / (sum(used) if combine == "mean" else 1.0)
+    weighing = placed.new_tensor(used) / (sum(used) if combine == "mean" else 1.0)
     levels = torch.stack([output.all_equal for output in outputs if output.all_equal is not None])
     return LossOutput(
-        loss=(weight * torch.stack([output.loss for output in outputs])).sum(),
+        loss=(weighing * torch.stack([output.loss for output in outputs])).sum(),
         per_anchor=placed,
         parts={
             **mean_of(outputs, placed, "mean").parts,
-            "pairs": weight.new_tensor(len(outputs)),
+            "pairs": weighing.new_tensor(len(outputs)),
         },
-        all_equal=(weight * levels).sum(),
+        all_equal=(weighing * levels).sum(),
     )
 
 

@@ -73,7 +73,7 @@ def grouping(
 
 
 def grouped_patches(captions: Tensor, patches: Tensor, *, threshold: float | None = None) -> tuple[Tensor, Tensor]:
-    """Every caption's weighted sum of the patches of its image, of unit length (B, K, D), and the weights (B, K, P), which sum to 1.
+    """Every caption's weighted sum of the unit patches of its image, of unit length too (B, K, D), and the weights (B, K, P), which sum to 1.
 
     The cosines of a caption (B, K, D) with the ``patches`` (B, P, D) are brought to [0, 1], set to 0 below ``threshold`` (by default 1/P) and divided by their
     sum. Where all patches are alike they weigh the same.
@@ -85,8 +85,8 @@ def grouped_patches(captions: Tensor, patches: Tensor, *, threshold: float | Non
     if threshold is not None and not 0 <= threshold <= 1:
         raise ValueError(f"threshold is {threshold}; it must be in [0, 1], as the best patch of a caption is at 1")
     with torch.autocast(captions.device.type, enabled=False):
-        captions, patches = wide(captions), wide(patches)
-        cosine = unit(captions) @ unit(patches).mT
+        captions, patches = unit(wide(captions)), unit(wide(patches))
+        cosine = captions @ patches.mT
         low, high = cosine.amin(-1, keepdim=True), cosine.amax(-1, keepdim=True)
         differ = high > low
         level = torch.where(differ, (cosine - low) / torch.where(differ, high - low, 1.0), 1.0)

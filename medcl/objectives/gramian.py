@@ -1,0 +1,127 @@
+"""All modalities at once by the volume that their vectors span: GRAM (multimodal.md 4.4)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from medcl.errors import ConfigError
+from medcl.objectives.gather import LOCAL, Gather
+from medcl.objectives.kernel import as_temperature, contrast_similarities, unit, wide
+from medcl.objectives.masks import At
+from medcl.objectives.output import LossOutput, Reduction, mean_of
+from medcl.objectives.smoothing import smoothed
+
+Root = Literal["clamped", "exact"]
+
+
+def gram_volume(
+    anchor: Tensor, others: Tensor, *, normalize: bool = True, root: Root = "clamped", eps: float = 1e-6
+) -> Tensor:
+    """``sqrt(det(A A^T))`` (A, B) where the rows of A are row i of ``anchor (A, D)`` and row j of every one of ``others (K, B, D)``.
+
+    For unit rows in [0, 1]: 1 where they are orthogonal, 0 where they are linearly dependent; one aligned pair suffices for 0. With one
+    other it is ``|sin|`` of the angle, so a vector and its negative count as aligned.
+    ``root``: "clamped": ``sqrt(max(det, eps^2))``, whose gradient is 0 below; "exact": ``sqrt(|det|)``, whose gradient has no bound at 0.
+    Source: Cicchetti et al. 2025. Retrieval ranks by ascending volume; compare volumes of one number of modalities only.
+    """
+    return _root(_determinant(anchor, others, normalize), root, eps)
+
+
+def gram(
+    anchor: Tensor,
+    others: Tensor,
+    *,
+    temperature: float | Tensor = 0.07,
+    smoothing: float = 0.1,
+    normalize: bool = True,
+    root: Root = "clamped",
+    eps: float = 1e-6,
+    reduction: Reduction = "mean",
+    gather: Gather = LOCAL,
+) -> LossOutput:
+    """The mean of the cross-entropies of ``-V / t`` along rows and along columns, V the volumes of :func:`gram_volume`.
+
+    ``anchor`` (B, D); ``others`` (K, B, D), row b of record b.   ``smoothing``: share of every target spread over all candidates.
+    ``per_anchor`` (2B,): the anchors against all others, then the others against all anchors.   ``temperature``: number or scalar.
+    ``parts``: volumes of true and of other tuples, the mean cosine of the pairs within a true tuple (a small volume does not tell
+    whether all of them agree), and ``negative_determinants``, the share below -1e-6 that rounding made. All volumes equal: log B.
+    Source: Cicchetti et al. 2025. Choose it for three modalities or more of which each should agree with all; add
+    :func:`~medcl.objectives.pairwise.pairwise_clip` with a small weight (0.1), as one aligned pair already has volume 0.
+    """
+    if others.ndim != 3 or others.shape[1:] != anchor.shape or not len(others):
+        raise ValueError(f"anchor {tuple(anchor.shape)} and others {tuple(others.shape)} are not (B, D) and (K, B, D)")
+    every_anchor, offset = gather.rows(anchor)
+    every_other = gather.rows(others.transpose(0, 1))[0].transpose(0, 1)
+    count = len(every_anchor)
+    if count < 2:
+        raise ConfigError("gram: a batch of 1 has no negatives; set batch to 2 or more")
+    with torch.autocast(anchor.device.type, enabled=False):
+        rows = _determinant(anchor, every_other, normalize)
+        columns = rows.T if gather.world == 1 else _determinant(every_anchor, others, normalize).T
+        partner = At(torch.arange(len(anchor), device=anchor.device) + offset, count)
+        outputs, excess = [], []
+        for determinant in (rows, columns):
+            volume = _root(determinant, root, eps)
+            output = contrast_similarities(
+                -volume,
+                positives=partner,
+                negatives=~partner,
+                temperature=temperature,
+                denominator="all",  # one positive: the same number as "own"
+                reduction=reduction,
+                gather=gather,
+            )
+            own = volume.gather(1, partner.columns[:, None])[:, 0]
+            outputs.append(output)
+            excess.append((volume.mean(1) - own) / as_temperature(temperature, volume))
+        both = mean_of(outputs, torch.cat([output.per_anchor for output in outputs]), reduction)
+        found = smoothed(both, torch.cat(excess), smoothing, reduction, gather)
+        cosine = _pair_cosine(anchor, others)
+    return LossOutput(
+        loss=found.loss,
+        per_anchor=found.per_anchor,
+        parts={
+            "positive_volume": -both.parts["positive_cosine"],
+            "negative_volume": -both.parts["negative_cosine"],
+            "pair_cosine": cosine,
+            "negative_determinants": (rows.detach() < -1e-6).to(rows.dtype).mean(),
+            "temperature": both.parts["temperature"],
+        },
+        all_equal=found.all_equal,
+    )
+
+
+def _determinant(anchor: Tensor, others: Tensor, normalize: bool) -> Tensor:
+    """Determinants (A, B) of the Gram matrices, put together from inner products; no vector is repeated."""
+    if anchor.ndim != 2 or others.ndim != 3 or others.shape[2] != anchor.shape[1]:
+        raise ValueError(f"anchor {tuple(anchor.shape)} and others {tuple(others.shape)} are not (A, D) and (K, B, D)")
+    with torch.autocast(anchor.device.type, enabled=False):
+        anchor, others = wide(anchor), wide(others)
+        if normalize:
+            anchor, others = unit(anchor), unit(others)
+        size = len(anchor), others.shape[1]
+        own = anchor.square().sum(1)[:, None, None].expand(*size, 1)
+        cross = torch.einsum("ad,kbd->abk", anchor, others)
+        among = torch.einsum("kbd,lbd->bkl", others, others).expand(size[0], -1, -1, -1)
+        first = torch.cat([own, cross], -1)[..., None, :]
+        determinant: Tensor = torch.linalg.det(torch.cat([first, torch.cat([cross[..., None], among], -1)], -2))
+    return determinant
+
+
+def _root(determinant: Tensor, root: Root, eps: float) -> Tensor:
+    if root == "exact":
+        return determinant.abs().sqrt()
+    if root != "clamped":
+        raise ValueError(f"root is '{root}'; use 'clamped' or 'exact'")
+    return determinant.clamp_min(eps**2).sqrt()
+
+
+@torch.no_grad()
+def _pair_cosine(anchor: Tensor, others: Tensor) -> Tensor:
+    """Mean cosine of two different modalities of one record."""
+    rows = unit(wide(torch.cat([anchor[None], others])))
+    count = len(rows)
+    return (rows.sum(0).square().sum(-1).mean() - count) / (count * (count - 1))

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
 
+from medcl.config.objective import ObjectiveConfig
 from medcl.errors import ConfigError
+from medcl.objectives.codes import Codes, Setting, modalities_of
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.kernel import as_temperature, contrast_similarities, unit, wide
 from medcl.objectives.masks import At
 from medcl.objectives.output import LossOutput, Reduction, mean_of
+from medcl.objectives.pairwise import pairwise_clip
+from medcl.objectives.presence import Missing, with_missing
 from medcl.objectives.smoothing import smoothed
+from medcl.objectives.temperature import LearnedTemperature, TemperatureConfig, TemperedObjective
 
 Root = Literal["clamped", "exact"]
 
@@ -125,3 +131,66 @@ def _pair_cosine(anchor: Tensor, others: Tensor) -> Tensor:
     rows = unit(wide(torch.cat([anchor[None], others])))
     count = len(rows)
     return (rows.sum(0).square().sum(-1).mean() - count) / (count * (count - 1))
+
+
+class Gram(ObjectiveConfig):
+    """All modalities at once by the volume that they span; the first modality is the anchor."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"modalities"})
+
+    function = staticmethod(gram)
+    name: Literal["gram"] = "gram"
+    temperature: TemperatureConfig = Field(LearnedTemperature(), description="learned from 0.07 within [0.01, 1]")
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="label smoothing")
+    root: Root = Field("clamped", description="exact: the square root as published, whose gradient has no bound at 0")
+    eps: PositiveFloat = 1e-6
+    pairs: NonNegativeFloat = Field(
+        0.1, description="weight of CLIP on every pair: one aligned pair alone has volume 0 already"
+    )
+    missing: Missing = Field(
+        "group", description="records that lack a modality: drop, pairwise_subset, indicator, group"
+    )
+    min_group: PositiveInt = Field(8, description="records of a group at least")
+
+    def build(self, setting: Setting) -> nn.Module:
+        return TemperedObjective(self, setting)
+
+    def loss(self, codes: Codes, temperature: float | Tensor, gather: Gather) -> LossOutput:
+        modalities, present = modalities_of(codes, self.name)
+
+        def together(rows: list[Tensor]) -> LossOutput:
+            return gram(
+                rows[0],
+                torch.stack(rows[1:]),
+                temperature=temperature,
+                smoothing=self.smoothing,
+                root=self.root,
+                eps=self.eps,
+                gather=gather,
+            )
+
+        def by_pairs(mask: Tensor) -> LossOutput:
+            return pairwise_clip(
+                modalities, present=mask, temperature=temperature, subject=codes.subject, gather=gather
+            )
+
+        found = with_missing(
+            modalities,
+            present,
+            together,
+            policy=self.missing,
+            pairwise=by_pairs,
+            min_group=self.min_group,
+            gather=gather,
+        )
+        if not self.pairs:
+            return found
+        pairs = by_pairs(present)
+        return LossOutput(
+            found.loss + self.pairs * pairs.loss,
+            found.per_anchor,
+            {**found.parts, "pairs_loss": pairs.loss.detach()},
+            None
+            if found.all_equal is None or pairs.all_equal is None
+            else found.all_equal + self.pairs * pairs.all_equal,
+        )

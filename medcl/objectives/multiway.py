@@ -9,16 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import reduce as fold
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
 
+from medcl.config.objective import ObjectiveConfig
 from medcl.errors import ConfigError
+from medcl.objectives.codes import Codes, Setting, modalities_of
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.kernel import as_temperature, reduce, unit, wide
 from medcl.objectives.output import LossOutput, Reduction
-from medcl.objectives.presence import checked_presence
+from medcl.objectives.pairwise import pairwise_clip
+from medcl.objectives.presence import Missing, checked_presence, with_missing
+from medcl.objectives.temperature import LearnedTemperature, TemperatureConfig, TemperedObjective
 
 BUDGET = 2**30
 """Bytes that the products of all combinations may take by default."""
@@ -185,3 +190,54 @@ def _prepared(queries: Sequence[Tensor] | Tensor, candidates: Tensor, normalize:
             f"queries {tuple(rows.shape)} and candidates {tuple(candidates.shape)} are not (M - 1, Q, D), (C, D)"
         )
     return (unit(rows), unit(wide(candidates))) if normalize else (rows, wide(candidates))
+
+
+class Symile(ObjectiveConfig):
+    """All modalities at once by their multilinear inner product: sees what only three together tell."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"modalities"})
+
+    function = staticmethod(symile)
+    name: Literal["symile"] = "symile"
+    temperature: TemperatureConfig = Field(
+        LearnedTemperature(start=0.5, range=(0.001, 2.0)),
+        description="learned; products of three unit vectors are small, so it ends lower than that of CLIP",
+    )
+    negatives: Literal["shuffled", "all"] = "shuffled"
+    derange: bool = Field(True, description="no true tuple among the shuffled ones")
+    normalize: bool = Field(True, description="false: codes as the heads give them (the published clinical model)")
+    missing: Missing = Field(
+        "group", description="records that lack a modality: drop, pairwise_subset, indicator, group"
+    )
+    min_group: PositiveInt = Field(8, description="records of a group at least")
+
+    def build(self, setting: Setting) -> nn.Module:
+        return TemperedObjective(self, setting)
+
+    def loss(self, codes: Codes, temperature: float | Tensor, gather: Gather) -> LossOutput:
+        modalities, present = modalities_of(codes, self.name)
+
+        def together(rows: list[Tensor]) -> LossOutput:
+            return symile(
+                rows,
+                negatives=self.negatives,
+                derange=self.derange,
+                temperature=temperature,
+                normalize=self.normalize,
+                gather=gather,
+            )
+
+        def by_pairs(mask: Tensor) -> LossOutput:
+            return pairwise_clip(
+                modalities, present=mask, temperature=temperature, subject=codes.subject, gather=gather
+            )
+
+        return with_missing(
+            modalities,
+            present,
+            together,
+            policy=self.missing,
+            pairwise=by_pairs,
+            min_group=self.min_group,
+            gather=gather,
+        )

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 
+from medcl.config.objective import ObjectiveConfig
+from medcl.objectives.codes import Codes, Setting, modalities_of
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.instance import clip
 from medcl.objectives.output import LossOutput, mean_of
 from medcl.objectives.presence import checked_presence, nothing
+from medcl.objectives.temperature import LearnedTemperature, TemperatureConfig, TemperedObjective
 
 
 def pairwise_clip(
@@ -84,3 +88,34 @@ def _check_pairs(pairs: Mapping[tuple[int, int], float], count: int) -> None:
         raise ValueError(f"pairs {wrong or list(pairs)} are not pairs of different modalities in [0, {count})")
     if any(weight <= 0 for weight in pairs.values()):
         raise ValueError(f"weights of pairs must be positive, not {list(pairs.values())}; leave out what is not wanted")
+
+
+class PairwiseClip(ObjectiveConfig):
+    """CLIP of every pair of modalities, of the records that have both: the first choice of an alignment."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"modalities"})
+
+    function = staticmethod(pairwise_clip)
+    name: Literal["pairwise_clip"] = "pairwise_clip"
+    temperature: TemperatureConfig = Field(
+        LearnedTemperature(), description="learned from 0.07 within [0.01, 1], as in CLIP"
+    )
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="label smoothing")
+    anchor: bool = Field(False, description="only pairs with the first modality (MoRE: the report)")
+    combine: Literal["mean", "sum"] = Field("mean", description="of the pairs")
+
+    def build(self, setting: Setting) -> nn.Module:
+        return TemperedObjective(self, setting)
+
+    def loss(self, codes: Codes, temperature: float | Tensor, gather: Gather) -> LossOutput:
+        modalities, present = modalities_of(codes, self.name)
+        return pairwise_clip(
+            modalities,
+            present=present,
+            pairs={(0, other): 1.0 for other in range(1, len(modalities))} if self.anchor else None,
+            combine=self.combine,
+            temperature=temperature,
+            smoothing=self.smoothing,
+            subject=codes.subject,
+            gather=gather,
+        )

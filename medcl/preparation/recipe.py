@@ -94,6 +94,9 @@ class Recipe(Strict):
     spacing: tuple[PositiveFloat | None, PositiveFloat | None, PositiveFloat | None] = Field(
         description="millimetres per voxel, x y z; null: not resampled"
     )
+    shorter: PositiveInt | None = Field(
+        None, description="pixels of the shorter side in x and y, instead of a spacing; null: not resized"
+    )
     crop: Literal["none", "foreground", "centre"] = Field(
         "none", description="foreground: cut to the body box; centre: cut or padded with 0 to the patch in x and y"
     )
@@ -112,7 +115,9 @@ class Recipe(Strict):
     def voxel_digest(self) -> str:
         """SHA-256 of what changes prepared voxels: all but the names and, where volumes are not cut to it, the patch."""
         kept = self.model_dump(mode="json", include={"version", "orientation", "spacing", "crop", "intensity", "n4"})
-        cut = {"patch": self.patch[:2]} if self.crop == "centre" else {}
+        cut: dict[str, Any] = {"patch": self.patch[:2]} if self.crop == "centre" else {}
+        if self.shorter is not None:
+            cut["shorter"] = self.shorter
         return _sha256({**kept, **cut, "channels": len(self.channels)})
 
     def to_yaml(self) -> str:

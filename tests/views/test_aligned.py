@@ -95,5 +95,5 @@ class TestGroups:
 
 
 def test_too_few_subjects_say_what_to_do() -> None:
-    with pytest.raises(DataError, match="12 subjects to train on, but a batch has 13 .* lower batch"):
+    with pytest.raises(DataError, match=r"12 subjects to train on, but a batch has 13 .* lower batch"):
         sampler(batch=13)

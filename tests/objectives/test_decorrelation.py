@@ -109,3 +109,5 @@ def test_rows_that_a_head_has_standardised_are_taken_as_they_are() -> None:
     scaled = barlow(2 * standard[0], standard[1], redundancy=0.1, scale=0.025, standardise=False)
     assert not torch.allclose(scaled.loss, expected)
     assert found.all_equal is None
+    white = math.sqrt(8) * torch.linalg.qr(draw(8, 3)).Q
+    assert barlow(white, white, standardise=False).loss == pytest.approx(0, abs=1e-12)

@@ -112,7 +112,7 @@ def test_gradients_of_symile(negatives: str) -> None:
 
 def test_too_many_combinations_are_refused_before_anything_is_computed() -> None:
     z = torch.randn(4, 1000, 4)
-    with pytest.raises(ConfigError, match=r"4 modalities with 1000 records take 3.7e\+03 GiB.*negatives: shuffled"):
+    with pytest.raises(ConfigError, match=r"4 modalities with 1000 records take 3725 GiB.*negatives: shuffled"):
         symile(z, negatives="all")
     small = torch.randn(3, 8, 4)
     symile(small, negatives="all", budget=4 * 8**3)
@@ -144,6 +144,17 @@ def test_symile_at_the_extremes(negatives: str) -> None:
         half = symile(z, negatives=negatives, permutations=orders).loss
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, symile(z.float(), negatives=negatives, permutations=orders).loss)
+
+
+def test_products_tell_what_no_pair_does() -> None:
+    """c is a times b, all of them signs: c depends on both together and on neither alone."""
+    a, b = (torch.tensor(signs, dtype=torch.float64)[:, None] for signs in ([1, 1, -1, -1], [1, -1, 1, -1]))
+    candidates = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    true = (a * b < 0).long().flatten()
+    assert torch.equal(mip_scores([a, b], candidates).argmax(1), true)
+    pairs = pairwise_scores([a, b], candidates)
+    assert torch.equal(pairs[1:3, 0], pairs[1:3, 1])  # ties
+    assert pairs[3].argmax() != true[3]
 
 
 def test_scores_of_candidates() -> None:
@@ -207,6 +218,19 @@ def test_gram_is_the_cross_entropy_of_volumes() -> None:
     torch.testing.assert_close(found.parts["positive_volume"], -tau * logits.diagonal().mean())
     pairs = [(unit(z[a]) * unit(z[b])).sum(1).mean() for a, b in ((0, 1), (0, 2), (1, 2))]
     torch.testing.assert_close(found.parts["pair_cosine"], torch.stack(pairs).mean())
+
+
+def test_one_patient_is_no_negative_of_gram() -> None:
+    z, subject = batch(3, 5, 6), torch.tensor([0, 1, 1, 2, 3])
+    logits = -gram_volume(z[0], z[1:]) / 0.2
+    expected = []
+    for rows in (logits, logits.T):
+        for i, row in enumerate(rows):
+            allowed = [j for j in range(5) if j == i or subject[j] != subject[i]]
+            target = torch.tensor(allowed.index(i))
+            expected.append(torch.nn.functional.cross_entropy(row[allowed], target, label_smoothing=0.1))
+    found = gram(z[0], z[1:], temperature=0.2, subject=subject)
+    torch.testing.assert_close(found.per_anchor, torch.stack(expected))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

@@ -156,9 +156,11 @@ def test_records_are_grouped_by_what_they_have() -> None:
     assert left.tolist() == [False, True, True, False, True, True, False]
     groups, left = patterns(PRESENT, min_group=1)
     assert [group.rows.tolist() for group in groups] == [[0, 3, 6]]  # one record has no negatives
-    groups, left = patterns(torch.ones(2, 5).bool(), min_group=5)
+    groups, left = patterns(torch.ones(4, 5).bool(), min_group=5)
+    assert groups[0].modalities == (0, 1, 2, 3)
     assert not left.any()
-    assert patterns(torch.ones(2, 5).bool(), min_group=6)[0] == []
+    assert patterns(torch.ones(4, 5).bool(), min_group=6)[0] == []
+    assert patterns(torch.ones(2, 5).bool(), min_group=2)[0] == []  # two are a pair
 
 
 def test_every_policy_uses_the_records_it_says() -> None:
@@ -187,17 +189,17 @@ def test_every_policy_uses_the_records_it_says() -> None:
 
 
 def test_groups_weigh_by_their_records() -> None:
-    modalities = batch(3, 9)
-    present = torch.ones(3, 9, dtype=torch.bool)
-    present[2, 4:7] = False  # three with the first and the second only
-    present[0, 7:] = False  # two with the second and the third only, too few for a group
+    modalities = batch(4, 9)
+    present = torch.ones(4, 9, dtype=torch.bool)
+    present[3, 4:7] = False  # three with the first three only
+    present[:2, 7:] = False  # two with a pair only
     found = with_missing(
         modalities, present, all_combinations, policy="group", pairwise=pairs_of(modalities), min_group=3
     )
     losses = [
         symile(modalities[:, :4], negatives="all").loss,
-        symile(modalities[:2, 4:7], negatives="all").loss,
-        clip(modalities[1, 7:], modalities[2, 7:]).loss,
+        symile(modalities[:3, 4:7], negatives="all").loss,
+        clip(modalities[2, 7:], modalities[3, 7:]).loss,
     ]
     torch.testing.assert_close(found.loss, (4 * losses[0] + 3 * losses[1] + 2 * losses[2]) / 9)
     assert found.parts["groups"] == 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -197,13 +196,17 @@ def test_shares_of_one_are_clip() -> None:
 
 
 def test_mixtures_are_drawn_from_the_generator() -> None:
-    partner, share = draw_mixture(4000, np.random.default_rng(0))
+    def draws(seed: int, records: int = 4000, **more: float) -> tuple[Tensor, Tensor]:
+        return draw_mixture(records, torch.Generator().manual_seed(seed), **more)
+
+    partner, share = draws(0)
     assert torch.equal(partner.sort().values, torch.arange(4000))
     assert 0.45 < (share == 1).double().mean() < 0.6
     assert 0.45 < share[share < 1].mean() < 0.55
     assert ((share >= 0) & (share <= 1)).all()
-    assert torch.equal(draw_mixture(50, np.random.default_rng(3))[1], draw_mixture(50, np.random.default_rng(3))[1])
-    assert (draw_mixture(50, np.random.default_rng(3), chosen=0.0)[1] == 1).all()
+    assert torch.equal(draws(3)[1], draws(3)[1])
+    assert not torch.equal(draws(3)[1], draws(4)[1])
+    assert (draws(3, chosen=0.0)[1] == 1).all()
 
 
 # Attribution

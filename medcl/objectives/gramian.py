@@ -13,7 +13,7 @@ from medcl.errors import ConfigError
 from medcl.objectives.codes import Codes, Setting, modalities_of
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.kernel import as_temperature, contrast_similarities, unit, wide
-from medcl.objectives.masks import At
+from medcl.objectives.masks import At, MaskSpec, SamePatient
 from medcl.objectives.output import LossOutput, Reduction, mean_of
 from medcl.objectives.pairwise import pairwise_clip
 from medcl.objectives.presence import Missing, with_missing
@@ -45,12 +45,14 @@ def gram(
     normalize: bool = True,
     root: Root = "clamped",
     eps: float = 1e-6,
+    subject: Tensor | None = None,
     reduction: Reduction = "mean",
     gather: Gather = LOCAL,
 ) -> LossOutput:
     """The mean of the cross-entropies of ``-V / t`` along rows and along columns, V the volumes of :func:`gram_volume`.
 
     ``anchor`` (B, D); ``others`` (K, B, D), row b of record b.   ``smoothing``: share of every target spread over all candidates.
+    ``subject`` (B,): two items of one patient are never negatives.
     ``per_anchor`` (2B,): the anchors against all others, then the others against all anchors.   ``temperature``: number or scalar.
     ``parts``: volumes of true and of other tuples, the mean cosine of the pairs within a true tuple (a small volume does not tell
     whether all of them agree), and ``negative_determinants``, the share below -1e-6 that rounding made. All volumes equal: log B.
@@ -68,13 +70,17 @@ def gram(
         rows = _determinant(anchor, every_other, normalize)
         columns = rows.T if gather.world == 1 else _determinant(every_anchor, others, normalize).T
         partner = At(torch.arange(len(anchor), device=anchor.device) + offset, count)
+        negatives: MaskSpec = ~partner
+        if subject is not None:
+            negatives = negatives & ~SamePatient(subject, gather.rows(subject)[0])
+        candidates = (partner | negatives).block()
         outputs, excess = [], []
         for determinant in (rows, columns):
             volume = _root(determinant, root, eps)
             output = contrast_similarities(
                 -volume,
                 positives=partner,
-                negatives=~partner,
+                negatives=negatives,
                 temperature=temperature,
                 denominator="all",  # one positive: the same number as "own"
                 reduction=reduction,
@@ -82,7 +88,8 @@ def gram(
             )
             own = volume.gather(1, partner.columns[:, None])[:, 0]
             outputs.append(output)
-            excess.append((volume.mean(1) - own) / as_temperature(temperature, volume))
+            mean = torch.where(candidates, volume, 0.0).sum(1) / candidates.sum(1)
+            excess.append((mean - own) / as_temperature(temperature, volume))
         both = mean_of(outputs, torch.cat([output.per_anchor for output in outputs]), reduction)
         found = smoothed(both, torch.cat(excess), smoothing, reduction, gather)
         cosine = _pair_cosine(anchor, others)

@@ -12,12 +12,14 @@ from medcl.objectives.soft_targets import soft_clip
 
 
 def draw_mixture(
-    records: int, draw: np.random.Generator, *, alpha: float = 0.15, chosen: float = 0.5
+    records: int, generator: torch.Generator, *, alpha: float = 0.15, chosen: float = 0.5
 ) -> tuple[Tensor, Tensor]:
     """A partner (B,) for each of ``records`` and the share (B,) that a record keeps of itself, in float64.
 
     Shares are Beta(alpha, alpha) draws for records chosen with probability ``chosen``, and 1 for the others. Every modality draws its own.
     """
+    # torch draws no Beta from a generator of one's own.
+    draw = np.random.default_rng(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
     share = np.where(draw.random(records) < chosen, draw.beta(alpha, alpha, records), 1.0)
     return torch.from_numpy(draw.permutation(records)), torch.from_numpy(share)
 
@@ -54,7 +56,7 @@ def mixup_contrast(
 
     ``partner``, ``share`` (B,): as in :func:`mix`, which made ``mixed`` or what it encodes; partners are of the own process.
     ``per_anchor`` (2B,). Shares of 1: CLIP. All rows equal: log B.
-    Source: Liu et al. 2024 (M3CoL): the first third of the training; then :func:`~medcl.objectives.soft_targets.self_targets`. With three
+    Source: Kumar et al. 2024 (M3CoL): the first third of the training; then :func:`~medcl.objectives.soft_targets.self_targets`. With three
     modalities 1 to 2, 2 to 3, 3 to 1, each with a mixture of its own. Choose it for small labelled sets whose records share much.
     """
     count, offset = len(gather.rows(mixed.detach())[0]), gather.rows(mixed.detach())[1]

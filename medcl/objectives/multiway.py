@@ -178,8 +178,8 @@ def _check_budget(own: list[Tensor], count: int, budget: int) -> None:
     needed = own[0].element_size() * combinations * max(len(own[0]), own[0].shape[1])
     if needed > budget:
         raise ConfigError(
-            f"symile: all combinations of {len(own)} modalities with {count} records take {needed / 2**30:.2g} GiB, "
-            f"more than the budget of {budget / 2**30:.2g} GiB; set negatives: shuffled, or a smaller batch"
+            f"symile: all combinations of {len(own)} modalities with {count} records take {needed / 2**30:.4g} GiB, "
+            f"more than the budget of {budget / 2**30:.4g} GiB; set negatives: shuffled, or a smaller batch"
         )
 
 

@@ -40,7 +40,7 @@ def pairwise_clip(
     ``subject`` (B,): two items of one patient are never negatives.   ``temperature``: number or scalar.
     ``per_anchor`` (pairs, 2, B): 0 where a record lacks one of the two.   All rows equal: log of the rows that have both, combined.
     Source: the baseline of Saporta et al. 2024 (sum of all pairs); with the report first and ``pairs={(0, 1): 1, (0, 2): 1}`` and "sum" the
-    objective of MoRE, whose X-ray and ECG meet in the report only. Choose it first: it wants no record to be complete.
+    objective of MoRE (Thapa et al. 2024), whose X-ray and ECG meet in the report only. Choose it first: it wants no record to be complete.
     """
     present = checked_presence(modalities, present)
     count = len(modalities)

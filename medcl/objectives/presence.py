@@ -34,8 +34,8 @@ class Pattern:
 def patterns(present: Tensor, *, min_group: int = 8, gather: Gather = LOCAL) -> tuple[list[Pattern], Tensor]:
     """The rows of ``present (M, B)`` by which modalities they have, and the rows (B,) that are in no group.
 
-    A group has two modalities or more and, over all processes, ``min_group`` rows or more; every process lists the same
-    groups in the same order, though it may have no row of one.
+    A group has three modalities or more (two are a pair) and, over all processes, ``min_group`` rows or more; every process lists
+    the same groups in the same order, though it may have no row of one.
     """
     count = len(present)
     code = (present.long() * (2 ** torch.arange(count, device=present.device))[:, None]).sum(0)
@@ -43,7 +43,7 @@ def patterns(present: Tensor, *, min_group: int = 8, gather: Gather = LOCAL) -> 
     groups, left = [], torch.ones_like(present[0])
     for number, size in enumerate(sizes):
         modalities = tuple(index for index in range(count) if number >> index & 1)
-        if len(modalities) < 2 or size < max(min_group, 2):
+        if len(modalities) < 3 or size < max(min_group, 2):
             continue
         rows = code == number
         groups.append(Pattern(modalities, rows.nonzero().flatten()))
@@ -65,7 +65,8 @@ def with_missing(
 
     ``policy``: "drop": of the complete records only.   "pairwise_subset": ``pairwise`` alone.   "indicator": of all records; the encoders
     have seen a placeholder and know that it is one.   "group": of every group of :func:`patterns` with the modalities that it has, and
-    ``pairwise`` of the records left over, weighted by the number of records; volumes of different k never meet in one softmax.
+    ``pairwise`` of the records left over, weighted by the number of records: volumes of different k never meet in one softmax, and two
+    modalities are always a pair, as the volume of two takes a vector for its negative and shuffled tuples of two hold the true one.
     ``per_anchor``: that of the one loss used; for "group" the losses of the groups, then of the records left over.
     ``parts`` has ``records_used``, of this process. Fewer than two records: a loss of 0 that is still attached to the graph.
     Source: multimodal.md 7; "indicator": Saporta et al. 2024.

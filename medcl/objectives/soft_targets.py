@@ -32,7 +32,7 @@ def soft_clip(
     ``targets`` (B, N): how much each of the N rows of ``second`` of all processes is wanted by an anchor of ``first``, >= 0; a row's sum is the
     anchor's weight. Gradients flow into them too.   ``back`` (B, N): the same from ``second``; by default the transpose of ``targets``.
     ``per_anchor`` (2B,): anchors of ``first``, then of ``second``. With the identity it is CLIP. All rows equal: log N.
-    Source: the form of Liu et al. 2024 (M3CoL). Choose it where it is known how much pairs share.
+    Source: the form of Kumar et al. 2024 (M3CoL). Choose it where it is known how much pairs share.
     """
     if back is None:
         every, offset = gather.rows(targets)
@@ -64,7 +64,7 @@ def self_targets(
     """Softmax (B, N) of the similarities of ``rows (B, D)`` with those of all processes, themselves among them.
 
     As both ``targets`` and ``back`` of :func:`soft_clip` they let one modality say which records of the other are alike. The authors let
-    gradients flow through them; detach the rows for constants. Source: Liu et al. 2024 (M3CoL).
+    gradients flow through them; detach the rows for constants. Source: Kumar et al. 2024 (M3CoL).
     """
     with torch.autocast(rows.device.type, enabled=False):
         rows = unit(wide(rows)) if normalize else wide(rows)

@@ -67,7 +67,7 @@ OBJECTIVES: dict[str, Callable[[Tensor, slice, Gather], LossOutput]] = {
     "groups": grouped,
     "symile": lambda z, own, gather: symile(z, negatives="all", gather=gather),
     "symile shuffled": lambda z, own, gather: symile(z, permutations=ORDERS, gather=gather),
-    "gram": lambda z, own, gather: gram(z[0], z[1:], gather=gather),
+    "gram": lambda z, own, gather: gram(z[0], z[1:], subject=SUBJECT[own], gather=gather),
     "labels": lambda z, own, gather: label_clip(z[0], z[1], LABELS[own], gather=gather),
     "findings": lambda z, own, gather: label_clip(z[0], z[1], FINDINGS[own], subject=SUBJECT[own], gather=gather),
     "masked": lambda z, own, gather: label_clip(z[0], z[1], LABELS[own], alike="mask", gather=gather),

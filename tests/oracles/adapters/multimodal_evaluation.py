@@ -1,0 +1,37 @@
+"""Rows of the evaluation of several modalities."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from medcl.evaluation.retrieval import retrieve_by
+from tests.oracles.rows import Adapters, Computed, Given
+
+
+def retrieval_metrics(given: Given) -> Computed:
+    similarity = given["similarity"]
+
+    def named(similarity: Tensor, relevant: Tensor) -> Tensor:
+        found = retrieve_by(similarity, relevant).scores(resamples=10)
+        by_name = {
+            **{f"recall@{depth}": score.mean for depth, score in found.recall.items()},
+            "mrr": found.mrr.mean,
+            "median_rank": found.median_rank,
+            "mean_rank": found.mean_rank.mean,
+            "map": found.mean_average_precision.mean,
+            "precision@5": found.precision[5].mean,
+            "ndcg@5": found.ndcg[5].mean,
+        }
+        return torch.tensor([by_name[str(key)] for key in given.arrays["keys"]], dtype=torch.float64)
+
+    given.read.add("keys")  # names, which are no tensor
+    single = given["relevance_single"]
+    return {
+        "single": named(similarity, single),
+        "multi": named(similarity, given["relevance_multi"]),
+        "single_reverse": named(similarity.T, single.T),
+    }
+
+
+ADAPTERS: Adapters = {("multimodal", "mm_retrieval_metrics"): retrieval_metrics}

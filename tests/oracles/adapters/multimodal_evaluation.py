@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from medcl.evaluation.retrieval import retrieve_by
+from medcl.evaluation.zero_shot import prompt_scores, standardised
 from tests.oracles.rows import Adapters, Computed, Given
 
 
@@ -34,4 +35,20 @@ def retrieval_metrics(given: Given) -> Computed:
     }
 
 
-ADAPTERS: Adapters = {("multimodal", "mm_retrieval_metrics"): retrieval_metrics}
+def zero_shot_scores(given: Given) -> Computed:
+    image, prompts, negatives = given["image"], given["prompts"], given["negative_prompts"]
+    highest = prompt_scores(image, prompts, scoring="max_prompt")
+    scale = float(given["logit_scale"])
+    return {
+        "ensemble_mean": prompt_scores(image, prompts),
+        "max_similarity": highest,
+        "max_znorm": standardised(highest),
+        "mean_similarity": prompt_scores(image, prompts, scoring="mean_prompt"),
+        "posneg_probability": prompt_scores(image, prompts, scoring="pos_neg", negatives=negatives, scale=scale),
+    }
+
+
+ADAPTERS: Adapters = {
+    ("multimodal", "mm_retrieval_metrics"): retrieval_metrics,
+    ("multimodal", "mm_zeroshot_scores"): zero_shot_scores,
+}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from medcl.evaluation.grounding import THRESHOLDS, score_phrase, similarity_map, smoothed
 from medcl.evaluation.retrieval import retrieve_by
+from medcl.evaluation.triplets import score_triplets, triplet_hits
 from medcl.evaluation.zero_shot import prompt_scores, standardised
 from tests.oracles.rows import Adapters, Computed, Given
 
@@ -48,7 +50,30 @@ def zero_shot_scores(given: Given) -> Computed:
     }
 
 
+def triplets(given: Given) -> Computed:
+    hits = triplet_hits(given["image"], given["positive1"], given["positive2"], given["negative"])
+    scores = score_triplets(hits, ["any"] * len(hits.text_only), resamples=10)
+    return {
+        "image_to_text": torch.tensor(scores.image_to_text.mean, dtype=torch.float64),
+        "text_only": torch.tensor(scores.text_only.mean, dtype=torch.float64),
+    }
+
+
+def phrase_grounding(given: Given) -> Computed:
+    similarity = similarity_map(given["patch"].movedim(-1, 0), given["text"][0])
+    score = score_phrase(similarity, given["mask"].numpy())  # of the map before it is smoothed
+    numbers = {"cnr": score.cnr, "cnr_signed": score.cnr_signed, "miou": score.miou, "thresholds": THRESHOLDS}
+    return {
+        "similarity": similarity,
+        "smoothed": torch.from_numpy(smoothed(similarity, sigma=given.hyper["sigma"])),
+        "iou": torch.from_numpy(score.iou),
+        **{name: torch.tensor(number, dtype=torch.float64) for name, number in numbers.items()},
+    }
+
+
 ADAPTERS: Adapters = {
     ("multimodal", "mm_retrieval_metrics"): retrieval_metrics,
     ("multimodal", "mm_zeroshot_scores"): zero_shot_scores,
+    ("multimodal", "mm_triplet_eval"): triplets,
+    ("multimodal", "mm_phrase_grounding"): phrase_grounding,
 }

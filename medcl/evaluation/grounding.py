@@ -91,7 +91,9 @@ def score_phrase(similarity: ArrayLike, boxes: Array, *, thresholds: Sequence[fl
     inside, outside = values[seen & boxes], values[seen & ~boxes]
     if not len(inside) or not len(outside):
         return PhraseScore(np.nan, np.nan, np.full(len(thresholds), np.nan), np.nan)
-    contrast, noise = inside.mean() - outside.mean(), np.sqrt(inside.var() + outside.var())
+    # from a value of the map itself, so that a constant map has no contrast and no noise, not those of rounding
+    within, beyond = inside - inside[0], outside - inside[0]
+    contrast, noise = within.mean() - beyond.mean(), np.sqrt(within.var() + beyond.var())
     signed = float(contrast / noise) if noise > 0 else float(np.copysign(np.inf, contrast) if contrast else 0.0)
     hits = np.array([(inside > threshold).sum() for threshold in thresholds])
     spurious = np.array([(outside > threshold).sum() for threshold in thresholds])

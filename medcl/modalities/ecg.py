@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 
 from medcl.errors import DataError
 
@@ -67,7 +67,7 @@ def read_ecg(path: Path | str, *, leads: Sequence[str] = LEADS) -> Ecg:
     return Ecg(np.ascontiguousarray(data), float(record.fs), tuple(leads), tuple(notes))
 
 
-def constant_leads(data: Float32[np.ndarray, "leads T"]) -> np.ndarray:
+def constant_leads(data: Float32[np.ndarray, "leads T"]) -> Bool[np.ndarray, " leads"]:
     """Which leads hold one value only, or none but NaN: ``(leads,)`` bool."""
     missing = np.isnan(data)
     low = np.where(missing, np.inf, data).min(axis=1)

@@ -67,6 +67,12 @@ def read_ecg(path: Path | str, *, leads: Sequence[str] = LEADS) -> Ecg:
     return Ecg(np.ascontiguousarray(data), float(record.fs), tuple(leads), tuple(notes))
 
 
+def files_of(path: Path) -> tuple[Path, ...]:
+    """The header of the record that ``path`` names, and the signal files beside it."""
+    header = _header_path(path)
+    return tuple(file for suffix in _SUFFIXES if (file := header.with_suffix(suffix)).is_file())
+
+
 def constant_leads(data: Float32[np.ndarray, "leads T"]) -> Bool[np.ndarray, " leads"]:
     """Which leads hold one value only, or none but NaN: ``(leads,)`` bool."""
     missing = np.isnan(data)

@@ -21,7 +21,7 @@ DUE = {
     "local_lr_2d local_lr_3d local_ld_2d local_ld_3d dice "
     "pixcontrast_2d pixpro_2d pix3d swav voco core_tuning bpkd_2d bpkd_3d supremix sepclr genview_quality pcl_sr "
     "projection_reweight pseudo_label_local",
-    "multimodal": "mm_clip mm_pairwise_clip_m3 mm_velvet_ntxent",
+    "multimodal": "mm_clip mm_pairwise_clip_m3 mm_velvet_ntxent mm_ecg_preprocess mm_labs_ecdf mm_report_sections",
 }
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import torch
 
+from medcl.modalities.report import conclusion, split_sections
 from medcl.preparation.ecg import remove_baseline, resample, scale_leads
 from medcl.preparation.labs import fit_labs
 from medcl.records.record import Record
@@ -28,7 +29,17 @@ def labs_ecdf(given: Given) -> Computed:
     }
 
 
+def report_sections(given: Given) -> Computed:
+    reports = [split_sections(text) for text in given.texts("text")]
+    return {
+        "names": [[section.name for section in report] for report in reports],
+        "sections": [[section.text for section in report] for report in reports],
+        "conclusion": [conclusion(report) for report in reports],
+    }
+
+
 ADAPTERS: Adapters = {
+    ("multimodal", "mm_report_sections"): report_sections,
     ("multimodal", "mm_ecg_preprocess"): ecg_preprocess,
     ("multimodal", "mm_labs_ecdf"): labs_ecdf,
 }

@@ -15,6 +15,7 @@ from medcl.config.align import (
     TextHeadConfig,
 )
 from medcl.encoders.encoded import Encoded, ModalityEncoder
+from medcl.encoders.text import TextEncoder, Tokenizer
 
 
 class JointEncoders(nn.Module):
@@ -32,6 +33,11 @@ class JointEncoders(nn.Module):
             {name: build_joint_head(heads[name], encoder.channels, joint) for name, encoder in encoders.items()}
         )
         self.joint = joint
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """That of the text encoder, None where there is none."""
+        return next((part.tokenizer for part in self.encoders.values() if isinstance(part, TextEncoder)), None)
 
     def encode(self, name: str, inputs: Any) -> Encoded:
         """Features before the head."""

@@ -90,6 +90,7 @@ class Recipe(Strict):
     voxels."""
 
     version: Literal[1] = 1
+    modality: Literal["volume", "radiograph"] = Field("volume", description="how the files are read")
     orientation: Literal["RAS"] = Field("RAS", description="closest axis code after flipping and swapping axes")
     spacing: tuple[PositiveFloat | None, PositiveFloat | None, PositiveFloat | None] = Field(
         description="millimetres per voxel, x y z; null: not resampled"
@@ -116,8 +117,7 @@ class Recipe(Strict):
         """SHA-256 of what changes prepared voxels: all but the names and, where volumes are not cut to it, the patch."""
         kept = self.model_dump(mode="json", include={"version", "orientation", "spacing", "crop", "intensity", "n4"})
         cut: dict[str, Any] = {"patch": self.patch[:2]} if self.crop == "centre" else {}
-        if self.shorter is not None:
-            cut["shorter"] = self.shorter
+        cut |= self.model_dump(include={"modality", "shorter"}, exclude_defaults=True)
         return _sha256({**kept, **cut, "channels": len(self.channels)})
 
     def to_yaml(self) -> str:

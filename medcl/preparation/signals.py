@@ -36,6 +36,10 @@ class SignalStore:
     def __contains__(self, record_id: object) -> bool:
         return record_id in self.paths
 
+    def of(self, ids: Sequence[str]) -> SignalStore:
+        """The same with those of ``ids`` that are there."""
+        return SignalStore({name: self.paths[name] for name in ids if name in self.paths}, self.samples)
+
     def open(self, record_id: str) -> Array:
         """One record. DataError where its file is damaged."""
         path = self.paths[record_id]

@@ -8,11 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medcl.config.align import ReportConfig
+from medcl.config.align import EcgAugmentation, ReportConfig
 from medcl.encoders.text import Tokenizer, Tokens
+from medcl.preparation.signals import SignalStore
 from medcl.seeds import derive_seed
 from medcl.types import Array
 from medcl.views.sampler import ViewPlan, ViewSampler
+from medcl.views.signal import augment_signal
 
 
 class ImageStream:
@@ -95,3 +97,34 @@ class ReportStream:
         if self.config.shuffle:
             return " ".join(parts[place] for place in rng.permutation(len(parts)))
         return " ".join(parts)
+
+
+class SignalStream:
+    """Prepared ECGs, in training with what :class:`~medcl.config.align.EcgAugmentation` says."""
+
+    def __init__(self, store: SignalStore, config: EcgAugmentation | None, seed: int) -> None:
+        self.store = store
+        self.config = config
+        self.seed = seed
+
+    def has(self, record_id: str) -> bool:
+        return record_id in self.store
+
+    def plan(self, record_ids: Sequence[str], epochs: Sequence[int], slots: int) -> list[Tensor]:
+        """``(B, leads, T)`` a slot."""
+        data = np.stack([self.store.open(name) for name in record_ids])
+        return [
+            torch.from_numpy(
+                np.stack([self._changed(*row, slot) for row in zip(data, record_ids, epochs, strict=True)])
+            )
+            for slot in range(slots)
+        ]
+
+    def render(self, plan: list[Tensor], device: torch.device | str) -> tuple[Tensor, ...]:
+        return tuple(rows.to(device) for rows in plan)
+
+    def _changed(self, data: Array, record_id: str, epoch: int, slot: int) -> Array:
+        if self.config is None:
+            return data
+        rng = np.random.default_rng(derive_seed(self.seed, "ecg", record_id, epoch, slot))
+        return augment_signal(data, self.config, rng)

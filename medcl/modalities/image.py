@@ -34,7 +34,7 @@ UNKNOWN_PIXELS = (
 MOST_CLASSES = 64
 """Class numbers of a label image are below this; larger grey values are shades, not classes."""
 
-_AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
+AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 _ORIENTATION_TAG = 0x0112
 _TYPES = {"1": "u1", "L": "u1", "P": "u1", "I;16": "u2", "I;16L": "u2", "I;16B": "u2", "I": "i4", "F": "f4"}
 _COLOURS = ("RGB", "RGBA", "LA")
@@ -130,7 +130,7 @@ def _header(path: Path, image: Image.Image) -> VolumeHeader:
     return VolumeHeader(
         path=path,
         shape=(width, height, 1),
-        affine=_AFFINE.copy(),
+        affine=AFFINE.copy(),
         orientation="LPS",
         dtype=np.dtype(_TYPES.get(image.mode, "u1")),
         format=FORMAT,

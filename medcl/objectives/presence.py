@@ -120,23 +120,6 @@ def _by_group(
     return _counted(found, ~left | (others.sum(0) >= 2))
 
 
-def hide(present: Tensor, share: float | Sequence[float], generator: torch.Generator, *, keep: int = 2) -> Tensor:
-    """``present (M, B)`` with modalities hidden at random, every record for itself: modality dropout.
-
-    ``share``: probability to hide a modality, one number or one for each. ``keep`` modalities of a record remain, those that the draw
-    spares most; a record that has no more than that stays as it is. Raises ValueError on a probability outside [0, 1].
-    """
-    chances = [share] * len(present) if isinstance(share, float | int) else list(share)
-    if len(chances) != len(present) or not all(0 <= chance <= 1 for chance in chances):
-        raise ValueError(f"share is {share}; it must be one probability, or one for each of {len(present)} modalities")
-    drawn = torch.rand(present.shape, generator=generator, device=generator.device).to(present.device)
-    # Above 0: spared. The largest margins remain whatever their sign.
-    margin = drawn - drawn.new_tensor(chances)[:, None]
-    margin = margin.masked_fill(~present, -torch.inf)
-    rank = margin.argsort(0, descending=True).argsort(0)
-    return present & ((margin >= 0) | (rank < keep))
-
-
 def checked_presence(modalities: Sequence[Tensor] | Tensor, present: Tensor | None) -> Tensor:
     """``present (M, B)``, by default everything. Raises ValueError where rows and mask do not fit each other."""
     if len(modalities) < 2 or any(rows.ndim != 2 or len(rows) != len(modalities[0]) for rows in modalities):

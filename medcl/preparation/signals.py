@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medcl.config.align import EcgConfig
 from medcl.errors import DataError
 from medcl.files import atomic_path
 from medcl.modalities.ecg import LEADS, files_of, read_ecg
@@ -49,10 +50,14 @@ class SignalStore:
             raise DataError(f"{path}: a prepared ECG is damaged; remove this file and start again") from error
 
 
+def signal_samples(config: EcgConfig) -> int:
+    """Samples of a prepared signal."""
+    return round(config.seconds * FREQUENCIES[config.preset])
+
+
 def prepare_signals(
     records: Sequence[Record],
-    preset: EcgPreset,
-    seconds: float,
+    config: EcgConfig,
     folder: Path,
     workers: int = 1,
     progress: Progress | None = None,
@@ -62,10 +67,10 @@ def prepare_signals(
     Raises DataError at the end, naming all that could not be prepared.
     """
     named = [record for record in records if record.ecg is not None]
-    samples = round(seconds * FREQUENCIES[preset])
+    samples = signal_samples(config)
     paths: dict[str, Path] = {}
     problems: list[str] = []
-    job = partial(_prepare, preset=preset, samples=samples, folder=folder)
+    job = partial(_prepare, preset=config.preset, samples=samples, folder=folder)
     for index, result in on_each(job, named, workers, progress):
         if isinstance(result, DataError):
             problems += result.problems

@@ -84,9 +84,7 @@ class AlignTask(RenderedTask):
         self.measure = measure
         self.latest: list[LossOutput] = []
         self.recent: deque[Recent] = deque(maxlen=16)
-        for name, encoder in network.encoders.items():
-            if name in self.frozen:
-                encoder.requires_grad_(False)
+        network.freeze(self.frozen)
         self.train()
 
     def train(self, mode: bool = True) -> AlignTask:
@@ -143,6 +141,14 @@ class AlignTask(RenderedTask):
         """State of objectives is written once for every step of the optimiser."""
         super().optimizer_step(*args, **kwargs)
         commit_all(self.objectives)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["recent"] = list(self.recent)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.recent.extend(checkpoint["recent"])
 
     def figures(self) -> dict[str, float | Tensor]:
         """Loss and similarities of every term, and what ``measure`` finds in recent codes."""

@@ -14,7 +14,9 @@ from torch import Tensor
 from medcl import __version__
 from medcl.config.align import ModalitiesConfig
 from medcl.config.strict import Strict
-from medcl.encoders.joint import JointEncoders
+from medcl.config.text import BertConfig
+from medcl.encoders.joint import JointEncoders, build_joint
+from medcl.encoders.text import Tokenizer
 from medcl.errors import WeightsError
 from medcl.files import atomic_path
 from medcl.preparation.labs import LabEncoding
@@ -49,10 +51,26 @@ class AlignmentFile:
     card: AlignmentCard
     labs: LabEncoding | None
 
-    @property
-    def tokenizer(self) -> Path:
-        """``tokenizer.json`` of the text encoder."""
-        return self.folder / TOKENIZER
+    def network(self) -> JointEncoders:
+        """The encoders and heads as they were trained, in evaluation mode."""
+        report = self.card.modalities.report
+        tokenizer = None
+        if report is not None and isinstance(report.encoder, BertConfig):
+            tokenizer = Tokenizer.read(self.folder / TOKENIZER, report.encoder.max_length)
+        found = build_joint(
+            self.card.modalities,
+            self.card.joint,
+            recipes=self.card.recipes,
+            lab_items=len(self.labs.columns) if self.labs else 0,
+            tokenizer=tokenizer,
+        )
+        missing, surplus = found.load_state_dict(self.state, strict=False)
+        if missing or surplus:
+            raise WeightsError(
+                f"{self.folder / TENSORS}: {len(missing)} tensors of the network are missing and {len(surplus)} are not of it; "
+                f"the file or {CARD} was changed"
+            )
+        return found.eval()
 
 
 def save_alignment(

@@ -11,16 +11,13 @@ from safetensors.torch import load_file, save_file
 import medcl.objectives  # noqa: F401  (announces the objectives)
 from medcl.config.align import AlignConfig, AlignStageConfig
 from medcl.config.text import BertConfig
-from medcl.encoders.ecg import build_ecg_encoder
-from medcl.encoders.encoded import ModalityEncoder
-from medcl.encoders.image import build_image_encoder
-from medcl.encoders.joint import JointEncoders
-from medcl.encoders.labs import LabsMlp
-from medcl.encoders.text import Tokenizer, build_text_encoder, learn_vocabulary
+from medcl.encoders.image import VolumeFeatures
+from medcl.encoders.joint import JointEncoders, build_joint
+from medcl.encoders.text import Tokenizer, learn_vocabulary
+from medcl.errors import ConfigError
 from medcl.evaluation.spectrum import spectrum
 from medcl.files import atomic_path
 from medcl.modalities.duplicates import text_groups
-from medcl.modalities.ecg import LEADS
 from medcl.objectives.kernel import unit, wide
 from medcl.reporting.run_page import write_page
 from medcl.runs import RunFolder, is_first_process
@@ -48,9 +45,8 @@ def align(config: AlignConfig, *, resume: bool = False, progress: bool = True) -
         run.record(pool=list(data.split.train), test=list(data.split.test), data_digest=data.manifest.digest)
         if data.manifest.provenance.get("simulated"):
             run.record(simulated=True)
-        tokenizer = _tokenizer(config, data)
         torch.manual_seed(derive_seed(config.seed, "network"))
-        network = build_joint(config, data, tokenizer)
+        network = _network(config, data)
         for stage in config.stages:
             finished = run.checkpoints / f"{stage.name}.safetensors"
             if resume and finished.is_file():
@@ -78,29 +74,26 @@ def align(config: AlignConfig, *, resume: bool = False, progress: bool = True) -
     return run
 
 
-def build_joint(config: AlignConfig, data: AlignmentData, tokenizer: Tokenizer | None) -> JointEncoders:
+def _network(config: AlignConfig, data: AlignmentData) -> JointEncoders:
     """The encoders that ``config`` names, with pretrained weights where it names any."""
-    encoders: dict[str, ModalityEncoder] = {}
-    heads = {}
-    for name in config.modalities.names:
-        section = getattr(config.modalities, name)
-        heads[name] = section.head
-        if name in data.images:
-            recipe = data.images[name].recipe
-            encoders[name] = build_image_encoder(
-                section.encoder, len(recipe.channels), section.views.patch or recipe.patch
+    settled = data.preparations
+    network = build_joint(
+        config.modalities,
+        config.joint,
+        recipes=settled.recipes,
+        lab_items=len(settled.labs.columns) if settled.labs else 0,
+        tokenizer=_tokenizer(config, data),
+    )
+    for name in settled.recipes:
+        if (init := getattr(config.modalities, name).init) is None:
+            continue
+        encoder = network.encoders[name]
+        if not isinstance(encoder, VolumeFeatures):
+            raise ConfigError(
+                f"modalities.{name}.init: weights of medcl pretrain are of a residual_unet, segresnet or swin_unetr; choose that encoder"
             )
-            if section.init is not None:
-                log.info("%s", load_into(encoders[name].network, find_weights(section.init).state))
-        elif name == "ecg":
-            assert data.signals is not None
-            encoders[name] = build_ecg_encoder(section.encoder, len(LEADS), data.signals.samples)
-        elif name == "labs":
-            assert data.preparations.labs is not None
-            encoders[name] = LabsMlp(section.encoder, 2 * len(data.preparations.labs.columns))
-        else:
-            encoders[name] = build_text_encoder(section.encoder, tokenizer)
-    return JointEncoders(encoders, heads, config.joint)
+        log.info("%s", load_into(encoder.network, find_weights(init).state))
+    return network
 
 
 def _tokenizer(config: AlignConfig, data: AlignmentData) -> Tokenizer | None:

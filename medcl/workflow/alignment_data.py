@@ -112,8 +112,7 @@ def open_alignment(config: AlignConfig, folder: Path, known: Preparations | None
     signals = None
     if config.modalities.ecg is not None:
         with progress_bar("preparing ECGs") as progress:
-            ecg = config.modalities.ecg
-            signals = prepare_signals(manifest.records, ecg.preset, ecg.seconds, folder / "ecg", progress=progress)
+            signals = prepare_signals(manifest.records, config.modalities.ecg, folder / "ecg", progress=progress)
     return AlignmentData(manifest, split, Preparations(recipes, labs), images, signals)
 
 

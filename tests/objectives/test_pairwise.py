@@ -16,7 +16,7 @@ from medcl.objectives.instance import clip
 from medcl.objectives.multiway import symile
 from medcl.objectives.output import LossOutput
 from medcl.objectives.pairwise import pairwise_clip
-from medcl.objectives.presence import hide, patterns, with_missing
+from medcl.objectives.presence import patterns, with_missing
 from tests.laws import plain_loops
 
 
@@ -240,27 +240,3 @@ def test_indicator_keeps_a_single_record_an_error() -> None:
             policy="indicator",
             pairwise=pairs_of(rows),
         )
-
-
-def test_hiding_leaves_two_modalities() -> None:
-    draw = torch.Generator().manual_seed(0)
-    present = torch.rand(4, 400, generator=draw) < 0.8
-    hidden = hide(present, 0.95, draw)
-    assert not (hidden & ~present).any()
-    assert torch.equal(hidden.sum(0).clamp_max(2), present.sum(0).clamp_max(2))
-    assert hidden.sum() < present.sum()
-    assert torch.equal(hide(present, 0.0, draw), present)
-    everything = hide(present, 1.0, draw)
-    assert torch.equal(everything.sum(0), present.sum(0).clamp_max(2))
-
-
-def test_hiding_is_as_frequent_as_asked_and_drawn_for_each_record() -> None:
-    present = torch.ones(4, 4000).bool()
-    hidden = hide(present, [0.0, 0.3, 0.0, 0.1], torch.Generator().manual_seed(0))
-    assert hidden[[0, 2]].all()
-    torch.testing.assert_close((~hidden).double().mean(1), torch.tensor([0, 0.3, 0, 0.1]).double(), atol=0.03, rtol=0)
-    again = hide(present, [0.0, 0.3, 0.0, 0.1], torch.Generator().manual_seed(0))
-    assert torch.equal(hidden, again)
-    for share in (1.5, [0.1, 0.2]):
-        with pytest.raises(ValueError, match="share is"):
-            hide(present, share, torch.Generator())

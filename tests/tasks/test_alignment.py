@@ -160,8 +160,9 @@ def test_objectives_of_complete_records_see_no_others() -> None:
 
 
 def test_frozen_encoders_keep_their_weights_and_mode() -> None:
-    joint = network()
-    joint.encoders["labs"] = _Dropping()
+    torch.manual_seed(0)
+    parts = {name: _Dropping() for name in NAMES}
+    joint = JointEncoders(parts, dict.fromkeys(NAMES, LinearHeadConfig()), 16)
     ids = [str(number) for number in range(4)]
     streams = {name: VectorStream(dict.fromkeys(ids, np.ones(2))) for name in NAMES}
     drawn = AlignedSampler(ids, range(4), streams, dict.fromkeys(NAMES, 1), batch=4, seed=0)
@@ -169,6 +170,9 @@ def test_frozen_encoders_keep_their_weights_and_mode() -> None:
     assert not joint.encoders["labs"].training
     assert not any(parameter.requires_grad for parameter in joint.encoders["labs"].parameters())
     assert joint.heads["labs"].weight.requires_grad
+    AlignTask(joint, stage({"name": "pairwise_clip"}, batch=4), drawn, frozen=["ecg"])  # the stage after it
+    assert all(parameter.requires_grad for parameter in joint.encoders["labs"].parameters())
+    assert not any(parameter.requires_grad for parameter in joint.encoders["ecg"].parameters())
     assert all(
         parameter in {id(p) for p in task.parameter_groups()[0]["params"]}
         for parameter in map(id, task.objectives.parameters())

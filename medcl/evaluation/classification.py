@@ -67,6 +67,8 @@ def score_findings(
     """
     measure = measure or weighted_auroc
     scores, findings = as_findings(scores, findings)
+    if len(subjects) != len(scores):
+        raise ValueError(f"{len(scores)} cases but {len(subjects)} subjects")
     intervals = []
     for score, finding in zip(scores.T, findings.T, strict=True):
         known = np.flatnonzero(~np.isnan(finding) & ~np.isnan(score))

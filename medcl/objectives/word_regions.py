@@ -107,11 +107,11 @@ def word_region_similarity(
     :func:`word_attention`. The sum favours long captions; with ``pooling`` "mean" a caption's length does not matter and the
     value over ``word_sharpness`` is on the scale of a cosine, as needed beside one in retrieval.
     ``normalize``: sites and words have length 1 in the attention too, as in VELVET-Med.   A caption without words scores 0, without gradient.
-    Held at once: ``most`` numbers of (image, word, site); the parts are computed again in the backward pass.
+    Held at once: ``most`` numbers of (image, word, site or channel); the parts are computed again in the backward pass.
     """
     with torch.autocast(maps.device.type, enabled=False):
         sites, words, some = _prepared(maps, words, given, normalize)
-        by_image = words.shape[1] * sites.shape[1]
+        by_image = words.shape[1] * max(sites.shape[1:])
 
         def scores(images: Tensor, chosen: slice) -> tuple[Tensor]:
             own, kept = words[chosen], some[chosen]

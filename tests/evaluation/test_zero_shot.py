@@ -136,3 +136,5 @@ def test_what_does_not_fit_is_refused() -> None:
         prompt_scores(image, prompts, scoring="pos_neg", negatives=prompts[:1])
     with pytest.raises(ValueError, match=r"one \(N, F\)"):
         score_all_findings(np.zeros((4, 2)), np.zeros((4, 3)), range(4))
+    with pytest.raises(ValueError, match="4 cases but 3 subjects"):
+        score_all_findings(np.zeros((4, 2)), np.zeros((4, 2)), range(3))

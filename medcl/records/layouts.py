@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from medcl.errors import DataError
-from medcl.records import bids, chexpert, decathlon, dicom_tree, folder, mimic_cxr, nnunet, sunnybrook
+from medcl.records import bids, chexpert, decathlon, dicom_tree, folder, mimic_cxr, mimic_ecg, nnunet, ptbxl, sunnybrook
 from medcl.records.manifest import Manifest
 from medcl.records.names import is_image, is_volume
 
@@ -16,6 +16,8 @@ _TABLES = (".csv", ".tsv", ".jsonl")
 _TABLED: tuple[tuple[Callable[[Path], bool], Callable[[Path], Manifest]], ...] = (
     (mimic_cxr.is_mimic_cxr, mimic_cxr.open_mimic_cxr),
     (chexpert.is_chexpert, chexpert.open_chexpert),
+    (ptbxl.is_ptbxl, ptbxl.open_ptbxl),
+    (mimic_ecg.is_mimic_ecg, mimic_ecg.open_mimic_ecg),
 )
 
 
@@ -23,7 +25,8 @@ def open_data(path: Path | str, labels: Path | str | None = None) -> Manifest:
     """The manifest of what lies at ``path``; ``labels`` is a folder of labels, where the layout has none.
 
     In this order: a glob; a table or manifest (``.csv``, ``.tsv``, ``.jsonl``); a ``dataset.json`` (Decathlon or
-    nnU-Net) or its folder; a folder with ``manifest.jsonl`` (of ``medcl inspect``); MIMIC-CXR-JPG or CheXpert by their tables; BIDS; a folder of volumes (with
+    nnU-Net) or its folder; a folder with ``manifest.jsonl`` (of ``medcl inspect``); MIMIC-CXR-JPG, CheXpert, PTB-XL or MIMIC-IV-ECG
+    by their tables; BIDS; a folder of volumes (with
     ``labelsTr`` or ``labels`` beside ``imagesTr`` or ``images``); a DICOM tree; Sunnybrook's cine slices; a folder of 2D
     images; one volume or image.
     Raises DataError that says what was looked for.
@@ -71,7 +74,7 @@ def _open_folder(path: Path) -> Manifest:
     if folder.holds(path, is_image):
         return folder.open_folder(path, is_image)
     raise DataError(
-        f"{path}: no data set found; looked for dataset.json (Decathlon, nnU-Net), manifest.jsonl, the tables of MIMIC-CXR-JPG and CheXpert, sub-* folders (BIDS), "
+        f"{path}: no data set found; looked for dataset.json (Decathlon, nnU-Net), manifest.jsonl, the tables of MIMIC-CXR-JPG, CheXpert, PTB-XL and MIMIC-IV-ECG, sub-* folders (BIDS), "
         "volumes (.nii.gz, .nii, .mha, .mhd, .nrrd, .nhdr, .hdr) or images (.png, .jpg, .tif) here, in imagesTr or images and "
         "below, and DICOM files"
     )

@@ -7,7 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from medcl.errors import DataError
-from medcl.records import bids, chexpert, decathlon, dicom_tree, folder, mimic_cxr, mimic_ecg, nnunet, ptbxl, sunnybrook
+from medcl.records import (
+    bids,
+    chexpert,
+    decathlon,
+    dicom_tree,
+    folder,
+    mimic_cxr,
+    mimic_ecg,
+    ms_cxr,
+    nnunet,
+    ptbxl,
+    sunnybrook,
+)
 from medcl.records.manifest import Manifest
 from medcl.records.names import is_image, is_volume
 
@@ -25,7 +37,7 @@ def open_data(path: Path | str, labels: Path | str | None = None) -> Manifest:
     """The manifest of what lies at ``path``; ``labels`` is a folder of labels, where the layout has none.
 
     In this order: a glob; a table or manifest (``.csv``, ``.tsv``, ``.jsonl``); a ``dataset.json`` (Decathlon or
-    nnU-Net) or its folder; a folder with ``manifest.jsonl`` (of ``medcl inspect``); MIMIC-CXR-JPG, CheXpert, PTB-XL or MIMIC-IV-ECG
+    nnU-Net) or its folder; the JSON file of MS-CXR; a folder with ``manifest.jsonl`` (of ``medcl inspect``); MIMIC-CXR-JPG, CheXpert, PTB-XL or MIMIC-IV-ECG
     by their tables; BIDS; a folder of volumes (with
     ``labelsTr`` or ``labels`` beside ``imagesTr`` or ``images``); a DICOM tree; Sunnybrook's cine slices; a folder of 2D
     images; one volume or image.
@@ -86,7 +98,9 @@ def _open_json(path: Path) -> Manifest:
         return decathlon.open_decathlon(path)
     if nnunet.is_nnunet(content):
         return nnunet.open_nnunet(path)
+    if ms_cxr.is_ms_cxr(content):
+        return ms_cxr.open_ms_cxr(path, content)
     raise DataError(
-        f"{path}: neither a Decathlon dataset (key training: list of pairs) nor an nnU-Net one (keys channel_names, "
-        f"labels, file_ending); it has {', '.join(content) or 'no keys'}"
+        f"{path}: neither a Decathlon dataset (key training: list of pairs), nor an nnU-Net one (keys channel_names, "
+        f"labels, file_ending), nor MS-CXR (keys images, annotations, categories); it has {', '.join(content) or 'no keys'}"
     )

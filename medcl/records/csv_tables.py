@@ -5,10 +5,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from medcl.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SUFFIXES = (".csv", ".csv.gz")
 # What pandas raises on a file that is missing, damaged, or no table.
@@ -35,6 +37,8 @@ def read_chunks(
     path: Path, columns: Sequence[str], optional: Sequence[str] = (), *, rows: int | None
 ) -> Iterator[pd.DataFrame]:
     """:func:`read_table` in pieces of ``rows`` rows, so that a table larger than memory can be gone through."""
+    import pandas as pd  # takes a third of a second, which only those who have such a table should wait for
+
     wanted = {*columns, *optional}
     try:
         header = [str(name) for name in pd.read_csv(path, nrows=0).columns]

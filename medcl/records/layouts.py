@@ -37,10 +37,9 @@ def open_data(path: Path | str, labels: Path | str | None = None) -> Manifest:
     """The manifest of what lies at ``path``; ``labels`` is a folder of labels, where the layout has none.
 
     In this order: a glob; a table or manifest (``.csv``, ``.tsv``, ``.jsonl``); a ``dataset.json`` (Decathlon or
-    nnU-Net) or its folder; the JSON file of MS-CXR; a folder with ``manifest.jsonl`` (of ``medcl inspect``); MIMIC-CXR-JPG, CheXpert, PTB-XL or MIMIC-IV-ECG
-    by their tables; BIDS; a folder of volumes (with
-    ``labelsTr`` or ``labels`` beside ``imagesTr`` or ``images``); a DICOM tree; Sunnybrook's cine slices; a folder of 2D
-    images; one volume or image.
+    nnU-Net) or its folder; the JSON file of MS-CXR; a folder with ``manifest.jsonl`` (of ``medcl inspect``); the folder of
+    MIMIC-CXR-JPG, CheXpert, PTB-XL or MIMIC-IV-ECG, by its tables; BIDS; a folder of volumes (with ``labelsTr`` or ``labels``
+    beside ``imagesTr`` or ``images``); a DICOM tree; Sunnybrook's cine slices; a folder of 2D images; one volume or image.
     Raises DataError that says what was looked for.
     """
     path = Path(path)

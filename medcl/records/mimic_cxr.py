@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import cast
-
-import pandas as pd
+from typing import TYPE_CHECKING, cast
 
 from medcl.errors import DataError
 from medcl.records.chexpert_labels import LABELS, labels_from_cells
 from medcl.records.csv_tables import find_table, line_of, read_table
 from medcl.records.manifest import Manifest
 from medcl.records.record import Record, SplitName
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FRONTAL = ("AP", "PA")
 """The views of published image and report pairs."""
@@ -62,6 +63,8 @@ def study_time(date: str, time: str) -> pd.Timestamp | None:
 
     The time was stored as a number: 5:03:01 is 50301.0. Raises ValueError for what is no date.
     """
+    import pandas as pd  # as in csv_tables
+
     if not date:
         return None
     seconds, _, fraction = (time or "0").partition(".")
@@ -99,14 +102,15 @@ def _row_problems(path: Path, images: pd.DataFrame) -> list[str]:
     problems += [f"{path}: study {study} is of {count} subjects" for study, count in subjects[subjects > 1].items()]
     if not {"StudyDate", "StudyTime"} <= set(images.columns):
         return problems
-    times = []
+    times: list[pd.Timestamp | None] = []
     for row, (date, time) in enumerate(zip(images["StudyDate"], images["StudyTime"], strict=True)):
         try:
             times.append(study_time(date, time))
         except ValueError:
             times.append(None)
             problems.append(f"{path}:{line_of(row)}: StudyDate {date!r} and StudyTime {time!r} are no time")
-    images["time"] = pd.Series(times, index=images.index, dtype="datetime64[us]")
+    images["time"] = times
+    images["time"] = images["time"].astype("datetime64[us]")
     return problems
 
 

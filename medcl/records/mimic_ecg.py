@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
-
 from medcl.errors import DataError
 from medcl.records.csv_tables import find_table, line_of, read_table
 from medcl.records.manifest import Manifest
@@ -30,6 +28,8 @@ def open_mimic_ecg(folder: Path) -> Manifest:
 
     DataError lists the rows that cannot be: a study twice, a path or time that is none.
     """
+    import pandas as pd  # as in csv_tables
+
     path = find_table(folder, _RECORDINGS)
     if path is None:
         raise DataError(f"{folder}: has no {_RECORDINGS}.csv(.gz)")

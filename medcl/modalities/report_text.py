@@ -50,7 +50,7 @@ _BOILERPLATE = re.compile(
     re.IGNORECASE,
 )
 _CHANGE = r"(?:(?:essentially|largely|relatively|grossly|overall)\s+)?(?:unchanged|stable)"
-_COMPARED = r"(?:(?:as\s+)?compared\s+(?:to|with)|in\s+comparison\s+(?:to|with)|(?:when\s+)?relative\s+to)"
+_COMPARED = r"(?:(?:as\s+)?compared\s+(?:to|with)|in\s+comparison\s+(?:to|with))"
 _LATER_ASIDE = re.compile(
     rf"\s*,\s*{_CHANGE}\b(?:\s+(?:from|since)\s+[^,.;]*)?|\s*,?\s*\b{_COMPARED}\s+[^,.;]*", re.IGNORECASE
 )

@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from datetime import datetime
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from medcl.errors import DataError
 from medcl.records.chexpert_labels import LABELS, labels_from_cells
@@ -51,40 +53,43 @@ def open_mimic_cxr(folder: Path, views: Collection[str] | None = None) -> Manife
         images = images[images["ViewPosition"].isin(list(views))]
     if images.empty:
         raise DataError(f"{path}: lists no image" + ("" if views is None else f" of the views {', '.join(views)}"))
+    ordered = images.sort_values(["study_id", "dicom_id"]).to_dict("records")
     records = [
-        _record(folder, str(study), rows, splits.get(str(study)), labels.get(str(study), {}))
-        for study, rows in images.sort_values("dicom_id").groupby("study_id", sort=True)
+        _record(folder, study, list(rows), splits.get(study), labels.get(study, {}))
+        for study, rows in groupby(ordered, key=lambda row: str(row["study_id"]))
     ]
     return Manifest(tuple(records), source=f"MIMIC-CXR-JPG {folder}", provenance={"name": "MIMIC-CXR-JPG"})
 
 
-def study_time(date: str, time: str) -> pd.Timestamp | None:
+def study_time(date: str, time: str) -> datetime | None:
     """When a study was made, from ``StudyDate`` (YYYYMMDD) and ``StudyTime`` (HHMMSS.fff, leading zeros lost); None where blank.
 
     The time was stored as a number: 5:03:01 is 50301.0. Raises ValueError for what is no date.
     """
-    import pandas as pd  # as in csv_tables
-
     if not date:
         return None
     seconds, _, fraction = (time or "0").partition(".")
-    text = f"{date.partition('.')[0]} {int(seconds or 0):06d}.{fraction or '0'}"
-    return pd.to_datetime(text, format="%Y%m%d %H%M%S.%f")
+    text = f"{date.partition('.')[0]} {int(seconds or 0):06d}.{fraction[:6] or '0'}"
+    return datetime.strptime(text, "%Y%m%d %H%M%S.%f")
 
 
 def _record(
-    folder: Path, study: str, rows: pd.DataFrame, split: SplitName | None, labels: Mapping[str, float]
+    folder: Path,
+    study: str,
+    images: Sequence[Mapping[Hashable, Any]],
+    split: SplitName | None,
+    labels: Mapping[str, float],
 ) -> Record:
-    subject = str(rows["subject_id"].iloc[0])
+    subject = str(images[0]["subject_id"])
     place = folder / "files" / f"p{subject[:2]}" / f"p{subject}"
     report = place / f"s{study}.txt"
-    attributes = {"views": ";".join(rows["ViewPosition"])}
-    if "time" in rows and (times := rows["time"].dropna()).size:
-        attributes["time"] = times.min().isoformat()
+    attributes = {"views": ";".join(image["ViewPosition"] for image in images)}
+    if times := [image["time"] for image in images if image.get("time") is not None]:
+        attributes["time"] = min(times).isoformat()
     return Record(
         id=f"s{study}",
         subject=subject,
-        radiograph=tuple(place / f"s{study}" / f"{name}.jpg" for name in rows["dicom_id"]),
+        radiograph=tuple(place / f"s{study}" / f"{image['dicom_id']}.jpg" for image in images),
         report=report if report.is_file() else None,
         targets=labels,
         split=split,
@@ -94,6 +99,8 @@ def _record(
 
 def _row_problems(path: Path, images: pd.DataFrame) -> list[str]:
     """What is wrong with the rows of images; fills in their ``time``."""
+    import pandas as pd  # as in csv_tables
+
     problems = [
         f"{path}:{line_of(int(row))}: image {images['dicom_id'].iloc[row]} stands there twice"
         for row in images["dicom_id"].duplicated().to_numpy().nonzero()[0]
@@ -102,15 +109,14 @@ def _row_problems(path: Path, images: pd.DataFrame) -> list[str]:
     problems += [f"{path}: study {study} is of {count} subjects" for study, count in subjects[subjects > 1].items()]
     if not {"StudyDate", "StudyTime"} <= set(images.columns):
         return problems
-    times: list[pd.Timestamp | None] = []
+    times: list[datetime | None] = []
     for row, (date, time) in enumerate(zip(images["StudyDate"], images["StudyTime"], strict=True)):
         try:
             times.append(study_time(date, time))
         except ValueError:
             times.append(None)
             problems.append(f"{path}:{line_of(row)}: StudyDate {date!r} and StudyTime {time!r} are no time")
-    images["time"] = times
-    images["time"] = images["time"].astype("datetime64[us]")
+    images["time"] = pd.Series(times, index=images.index, dtype=object)  # as pandas' own, None would become NaT
     return problems
 
 

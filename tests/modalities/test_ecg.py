@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import wfdb
 
 from medcl.errors import DataError
 from medcl.modalities.ecg import LEADS, read_ecg
+
+wfdb = pytest.importorskip("wfdb", reason="needs the multimodal extra")
 
 FREQUENCY = 500
 RAMP = np.linspace(-1, 1, 1000)

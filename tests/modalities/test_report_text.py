@@ -72,6 +72,8 @@ def test_cleaning_leaves_findings_alone() -> None:
         ("Interval worsening of edema.", ""),
         ("Lungs are clear.", "Lungs are clear."),
         ("pH of 7.4 is normal.", "pH of 7.4 is normal."),
+        ("The tip is high relative to the carina.", "The tip is high relative to the carina."),
+        ("Small effusion in comparison with the prior.", "Small effusion."),
     ],
 )
 def test_language_of_comparisons_is_optional(text: str, expected: str) -> None:

@@ -91,6 +91,7 @@ def test_an_unknown_preset() -> None:
 
 
 def test_a_real_record_with_constant_leads(shared: Path) -> None:
+    pytest.importorskip("wfdb", reason="needs the multimodal extra")
     found = read_ecg(shared / "data" / "ecg-12lead" / "records" / "JS11438")
     more, symile = prepare_ecg(found, "more"), prepare_ecg(found, "symile")
     assert more.shape == (12, found.data.shape[1] // 5)

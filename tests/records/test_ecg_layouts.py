@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import wfdb
 
 from medcl.errors import DataError
 from medcl.modalities.ecg import LEADS, read_ecg
 from medcl.records.layouts import open_data
 from medcl.records.pairing import nearest_within
 from medcl.records.ptbxl import SUPERCLASSES, open_ptbxl, superclasses_of
+
+wfdb = pytest.importorskip("wfdb", reason="needs the multimodal extra")
 
 
 def table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -23,6 +23,7 @@ COMMANDS = {
     "suggest": "Which volumes to label next.",
     "pretrain": "Learn an encoder from unlabelled volumes.",
     "finetune": "Train a segmentation network on a few labelled volumes.",
+    "align": "Bring images, reports, ECGs and laboratory values into one joint space.",
     "probe": "What every layer of a network knows, by linear probes.",
     "predict": "Segment new NIfTI or DICOM scans.",
     "evaluate": "Score masks against the truth.",

@@ -1,4 +1,4 @@
-"""What `medcl pretrain` and `medcl finetune` share: reading the configuration and running it."""
+"""What `medcl pretrain`, `medcl finetune` and `medcl align` share: reading the configuration and running it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from medcl.config.align import AlignConfig
 from medcl.config.load import load_one_of
 from medcl.config.pretrain import PretrainConfig
 from medcl.config.shipped import find_config
@@ -16,6 +17,7 @@ from medcl.config.tasks import FINETUNING
 _MODELS: dict[str, tuple[str, Mapping[str, type[Strict]]]] = {
     "pretrain": ("", {"": PretrainConfig}),
     "finetune": ("task", FINETUNING),
+    "align": ("", {"": AlignConfig}),
 }
 """The key that chooses the model of a command's configuration, and the models by its values."""
 

@@ -31,6 +31,7 @@ NEEDS = {
     "targets": "a number for every record (targets=NAME)",
     "sample_ids": "records that come again (several passes over the pool)",
     "rehearsal": "earlier stages of other classes (stages.N.only)",
+    "modalities": "several modalities of a record (medcl align)",
     "teacher": "a slowly following copy of the network (made by the task)",
 }
 """What an objective can need, in words."""

@@ -76,6 +76,12 @@ class RandomCentre(Strict):
     name: Literal["random"] = "random"
 
 
+class MiddleCentre(Strict):
+    """The middle of the record: views for evaluation."""
+
+    name: Literal["middle"] = "middle"
+
+
 class ForegroundCentre(Strict):
     """A share of the views is centred on a voxel of a random label present in the record (fine-tuning)."""
 
@@ -101,7 +107,7 @@ class PartitionCentre(Strict):
     fixed: bool = Field(False, description="slot 0 lies in the middle of its partition, the others about it")
 
 
-Centre = Annotated[RandomCentre | ForegroundCentre | PartitionCentre, Field(discriminator="name")]
+Centre = Annotated[RandomCentre | MiddleCentre | ForegroundCentre | PartitionCentre, Field(discriminator="name")]
 
 
 class LocalConfig(Strict):
@@ -126,7 +132,7 @@ class ViewsConfig(Strict):
     patch: tuple[PositiveInt, PositiveInt, PositiveInt] | None = Field(
         None, description="voxels x y z; default: the recipe's patch"
     )
-    centre: Centre = Field(RandomCentre(), description="where views are centred: random, foreground, partition")
+    centre: Centre = Field(RandomCentre(), description="where views are centred: random, middle, foreground, partition")
     jitter: NonNegativeFloat = Field(0.0, description="how far the slots' centres may differ, as a share of the patch")
     shared_geometry: bool = Field(False, description="all slots share one geometry and differ by intensity only")
     plain_first: bool = Field(False, description="slot 0 is untransformed; with shared_geometry no slot moves")

@@ -1,8 +1,8 @@
-"""How well scores tell classes apart, with intervals over patients: accuracy, balanced accuracy, AUROC."""
+"""How well scores tell classes apart, with intervals over patients: accuracy, balanced accuracy, AUROC, AUPRC."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,26 +48,48 @@ def score_classes(
     )
 
 
+Measure = Callable[[Array, Array, Array], Array]
+"""From scores ``(N,)``, what is positive ``(N,)`` and weights ``(R, N)`` to ``(R,)``, as :func:`weighted_auroc`."""
+
+
 def score_findings(
-    scores: ArrayLike, findings: ArrayLike, subjects: Sequence[object], *, resamples: int = 2000, seed: int = 0
+    scores: ArrayLike,
+    findings: ArrayLike,
+    subjects: Sequence[object],
+    *,
+    measure: Measure | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> tuple[Interval, ...]:
-    """AUROC of every column of ``scores (N, F)`` against ``findings (N, F)``: 1 present, 0 absent, NaN unknown."""
-    scores, findings = np.asarray(scores, dtype=float), np.asarray(findings, dtype=float)
-    if scores.ndim != 2 or scores.shape != findings.shape:
-        raise ValueError(f"scores {scores.shape} and findings {findings.shape} are not one (N, F) each")
+    """Every column of ``scores (N, F)`` against ``findings (N, F)``: 1 present, 0 absent, NaN unknown.
+
+    ``measure``: :func:`weighted_auroc` by default, or :func:`weighted_average_precision`.
+    """
+    measure = measure or weighted_auroc
+    scores, findings = as_findings(scores, findings)
+    if len(subjects) != len(scores):
+        raise ValueError(f"{len(scores)} cases but {len(subjects)} subjects")
     intervals = []
     for score, finding in zip(scores.T, findings.T, strict=True):
         known = np.flatnonzero(~np.isnan(finding) & ~np.isnan(score))
         case_score, present = score[known], finding[known] > 0.5
         intervals.append(
             bootstrap_statistic(
-                lambda weights, s=case_score, p=present: weighted_auroc(s, p, weights),
+                lambda weights, s=case_score, p=present: measure(s, p, weights),
                 [subjects[index] for index in known],
                 resamples=resamples,
                 seed=seed,
             )
         )
     return tuple(intervals)
+
+
+def as_findings(scores: ArrayLike, findings: ArrayLike) -> tuple[Array, Array]:
+    """Both as numbers ``(N, F)``. Raises ValueError where they do not fit."""
+    scores, findings = np.asarray(scores, dtype=float), np.asarray(findings, dtype=float)
+    if scores.ndim != 2 or scores.shape != findings.shape:
+        raise ValueError(f"scores {scores.shape} and findings {findings.shape} are not one (N, F) each")
+    return scores, findings
 
 
 def balanced_accuracy(right: Array, labels: Array, weights: Array) -> Array:
@@ -92,6 +114,21 @@ def weighted_auroc(scores: Array, positive: Array, weights: Array) -> Array:
     positives = np.add.reduceat((weights * positive)[:, order], starts, axis=1)
     below = negatives.cumsum(1) - 0.5 * negatives
     return _ratio((positives * below).sum(1), positives.sum(1) * negatives.sum(1))
+
+
+def weighted_average_precision(scores: Array, positive: Array, weights: Array) -> Array:
+    """``(R,)``: the area under precision over recall, as steps (AUPRC); cases of equal score come in together.
+
+    ``scores``, ``positive`` (N,).   ``weights`` (R, N): one value for every row of them; NaN without a positive case.
+    """
+    if not len(scores):
+        return np.full(len(weights), np.nan)
+    order = np.argsort(-scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=np.inf))  # of runs of equal scores
+    every = np.add.reduceat(weights[:, order], starts, axis=1).cumsum(1)
+    gained = np.add.reduceat((weights * positive)[:, order], starts, axis=1)
+    precision = np.divide(gained.cumsum(1), every, out=np.zeros_like(every), where=every > 0)
+    return _ratio((gained * precision).sum(1), gained.sum(1))
 
 
 def _ratio(part: Array, whole: Array) -> Array:

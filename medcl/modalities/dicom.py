@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
@@ -86,7 +85,7 @@ def read_header(path: Path) -> VolumeHeader:
 def read_voxels(path: Path) -> tuple[Array, VolumeHeader]:
     """The series as ``(x, y, z)`` values in their units (HU for CT), with its header."""
     header, slices = _geometry(path, _series_of(path))
-    planes = [_plane(item.path, header.shape[:2]) for item in slices]
+    planes = [read_plane(item.path, header.shape[:2]) for item in slices]
     voxels = np.stack(planes, axis=-1)
     if voxels.dtype == np.float64:  # a fractional rescale slope
         voxels = voxels.astype(np.float32)
@@ -101,6 +100,39 @@ def files_of(path: Path) -> tuple[Path, ...]:
 def read_series(path: Path | str) -> tuple[Array, VolumeHeader]:
     """:func:`read_voxels` for a path given as text."""
     return read_voxels(Path(path))
+
+
+def read_tags(path: Path, names: Sequence[str]) -> pydicom.Dataset:
+    """The tags ``names`` of a DICOM file, those that it has, without its pixels. DataError where it is not readable."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom warns of odd values in tags; those that matter are checked here
+            tags = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(names))
+            list(tags)  # values are converted, and warned of, when first looked at
+    except (
+        InvalidDicomError,
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        NotImplementedError,
+    ) as error:
+        raise DataError(f"{path}: not a readable DICOM file ({str(error).splitlines()[0]})") from error
+    return tags
+
+
+def read_plane(path: Path, shape: tuple[int, ...]) -> Array:
+    """The one slice of a file as ``(x, y)`` of that shape, decoded and rescaled by GDCM, which brings the codecs along."""
+    try:
+        plane = np.transpose(sitk.GetArrayFromImage(sitk.ReadImage(str(path))))
+    except RuntimeError as error:
+        raise DataError(
+            f"{path}: its pixels cannot be decoded; the file is truncated, damaged or of an unknown encoding"
+        ) from error
+    if plane.size != np.prod(shape):
+        raise DataError(f"{path}: holds {plane.size} pixels where its header says {shape[0]} x {shape[1]}")
+    return plane.reshape(shape)
 
 
 def _series_of(path: Path) -> list[_Slice]:
@@ -135,23 +167,10 @@ def _slices(paths: Iterable[Path], *, skip_broken: bool = False) -> list[_Slice]
         if not path.is_file() or not (is_dicom(path) or path.name.lower().endswith(SUFFIXES)):
             continue
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore"
-                )  # pydicom warns of odd values in tags; those that matter are checked here
-                tags = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_IMAGE_TAGS)
-                list(tags)  # values are converted, and warned of, when first looked at
-        except (
-            InvalidDicomError,
-            OSError,
-            EOFError,
-            ValueError,
-            KeyError,
-            AttributeError,
-            NotImplementedError,
-        ) as error:
+            tags = read_tags(path, _IMAGE_TAGS)
+        except DataError:
             if not skip_broken:
-                raise DataError(f"{path}: not a readable DICOM file ({str(error).splitlines()[0]})") from error
+                raise
             _log.warning("%s: not a readable DICOM file; left out", path)
             continue
         slices.append(_Slice(path, tags))
@@ -241,16 +260,3 @@ def _affine(path: Path, slices: list[_Slice]) -> Affine:
     affine[:3, 2] = _LPS_TO_RAS @ step
     affine[:3, 3] = _LPS_TO_RAS @ positions[0]
     return affine
-
-
-def _plane(path: Path, shape: tuple[Any, ...]) -> Array:
-    """One slice as ``(x, y)``, decoded and rescaled by GDCM, which brings the codecs along."""
-    try:
-        plane = np.transpose(sitk.GetArrayFromImage(sitk.ReadImage(str(path))))
-    except RuntimeError as error:
-        raise DataError(
-            f"{path}: its pixels cannot be decoded; the file is truncated, damaged or of an unknown encoding"
-        ) from error
-    if plane.size != np.prod(shape):
-        raise DataError(f"{path}: holds {plane.size} pixels where its header says {shape[0]} x {shape[1]}")
-    return plane.reshape(shape)

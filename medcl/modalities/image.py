@@ -34,7 +34,7 @@ UNKNOWN_PIXELS = (
 MOST_CLASSES = 64
 """Class numbers of a label image are below this; larger grey values are shades, not classes."""
 
-_AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
+AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 _ORIENTATION_TAG = 0x0112
 _TYPES = {"1": "u1", "L": "u1", "P": "u1", "I;16": "u2", "I;16L": "u2", "I;16B": "u2", "I": "i4", "F": "f4"}
 _COLOURS = ("RGB", "RGBA", "LA")
@@ -48,17 +48,17 @@ def read_header(path: Path) -> VolumeHeader:
         return _header(path, image)
 
 
-def read_voxels(path: Path) -> tuple[Array, VolumeHeader]:
+def read_voxels(path: Path, *, colour_as_grey: bool = False) -> tuple[Array, VolumeHeader]:
     """The grey values ``(X, Y, 1)`` in their stored depth, with the header.
 
     Colour is taken for grey where its channels are equal in every pixel, and an opaque alpha is left out.
-    DataError for any other colour or alpha.
+    DataError for any other colour, unless ``colour_as_grey`` asks for its luma (ITU-R 601-2), and for any other alpha.
     """
     with _opened(path) as image:
         header = _header(path, image)
         if image.mode == "P":  # the numbers are places in a palette, not shades
             image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-        return _grey(path, image), header
+        return _grey(path, image, colour_as_grey), header
 
 
 def read_label(path: Path) -> tuple[Array, VolumeHeader]:
@@ -130,22 +130,23 @@ def _header(path: Path, image: Image.Image) -> VolumeHeader:
     return VolumeHeader(
         path=path,
         shape=(width, height, 1),
-        affine=_AFFINE.copy(),
+        affine=AFFINE.copy(),
         orientation="LPS",
         dtype=np.dtype(_TYPES.get(image.mode, "u1")),
         format=FORMAT,
     )
 
 
-def _grey(path: Path, image: Image.Image) -> Array:
+def _grey(path: Path, image: Image.Image, colour_as_grey: bool = False) -> Array:
     pixels: Array = np.array(image)
     if pixels.ndim == 3:
         colours = pixels.shape[2] - (image.mode in ("RGBA", "LA"))
         if colours < pixels.shape[2] and pixels[..., -1].min() < 255:
             raise DataError(f"{path}: has transparent pixels; store it as grey without an alpha channel")
-        if (pixels[..., :colours] != pixels[..., :1]).any():
+        differs = (pixels[..., :colours] != pixels[..., :1]).any()
+        if differs and not colour_as_grey:
             raise DataError(f"{path}: is in colour (its channels differ); store it as grey")
-        pixels = pixels[..., 0]
+        pixels = np.array(image.convert("L")) if differs else pixels[..., 0]
     return _oriented(pixels.astype(np.uint8) if pixels.dtype == bool else pixels)
 
 

@@ -54,10 +54,12 @@ class Codes:
     ``image`` (L, B, C, *S): the clean image of the L large views.   ``hidden`` (L, B, *S): True where it was hidden from the encoder.
     ``turns`` (L, B): by how many quarter turns about z the encoder saw it turned.
     ``body`` (L, B, *S): True inside the body, at the image's resolution.
+    ``present`` (V, B): in an alignment, whose views are modalities, False where the record lacks the modality; its row of ``z`` says nothing.
+    ``text`` (B,): integers, equal where the records' reports are.
     ``cells``: where the cells of the maps ``z`` lie, leading axes (V, B).   ``step``: training step, None outside training.
     """
 
-    PER_ITEM: ClassVar[frozenset[str]] = frozenset({"record", "subject", "box", "labels", "cluster", "targets"})
+    PER_ITEM: ClassVar[frozenset[str]] = frozenset({"record", "subject", "box", "labels", "cluster", "targets", "text"})
 
     z: Tensor
     teacher: Tensor | None = None
@@ -76,8 +78,16 @@ class Codes:
     hidden: Tensor | None = None
     turns: Tensor | None = None
     body: Tensor | None = None
+    present: Tensor | None = None
+    text: Tensor | None = None
     cells: Cells | None = None
     step: int | None = None
+
+
+def modalities_of(codes: Codes, objective: str) -> tuple[list[Tensor], Tensor]:
+    """The modalities (B, D) of an alignment, and ``present (V, B)``. Raises ConfigError where the views are of one modality."""
+    present = required(codes.present, objective, "compares modalities; use it in medcl align")
+    return list(codes.z), present
 
 
 def required(value: Known | None, objective: str, remedy: str) -> Known:

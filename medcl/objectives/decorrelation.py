@@ -28,20 +28,26 @@ def barlow(
     redundancy: float = 5e-3,
     scale: float = 1.0,
     eps: float = 1e-5,
+    standardise: bool = True,
     gather: Gather = LOCAL,
 ) -> LossOutput:
     """``scale * (sum_l (1 - C_ll)^2 + redundancy * sum over m != l of C_lm^2)``, C the correlation of two views' channels.
 
-    ``first``, ``second`` (B, D), each channel standardised over the batch with the biased variance plus ``eps``.
+    ``first``, ``second`` (B, D), each channel standardised over the batch with the biased variance plus ``eps``.   ``standardise``: False where
+    a head has done that, which then must have seen the rows of all processes; C is then their mean product.
     ``per_anchor`` (D,): the terms of the channels; their sum is the loss. All rows equal: scale * D.
-    Raises ConfigError for a batch of 1. Source: Zbontar et al. 2021.
+    Raises ConfigError for a batch of 1. Source: Zbontar et al. 2021;
+    between an image and its text with ``scale=0.025`` BarLIP (Fini et al. 2023).
     Choose it when batches are of a few dozen and the code is wide: no negatives, teacher or state.
     """
     with torch.autocast(first.device.type, enabled=False):
         first, second = _rows_of_all("barlow", first, second, gather)
         count, width = first.shape
-        standard = [(rows - rows.mean(0)) * (rows.var(0, correction=0) + eps).rsqrt() for rows in (first, second)]
-        correlation = standard[0].T @ standard[1] / count
+        if standardise:
+            first, second = (
+                (rows - rows.mean(0)) * (rows.var(0, correction=0) + eps).rsqrt() for rows in (first, second)
+            )
+        correlation = first.T @ second / count
         own = correlation.diagonal()
         others = _off_diagonal_squares(correlation)
         per_channel = scale * ((1 - own).square() + redundancy * others)
@@ -52,7 +58,7 @@ def barlow(
             "correlation": own.detach().mean(),
             "other_correlation": (others.detach().sum() / max(width * (width - 1), 1)).sqrt(),
         },
-        all_equal=first.new_tensor(scale * width),
+        all_equal=first.new_tensor(scale * width) if standardise else None,
     )
 
 

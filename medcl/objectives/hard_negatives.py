@@ -14,7 +14,7 @@ from medcl.errors import ConfigError
 from medcl.objectives.codes import Codes, Setting, excluded_subjects
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.instance import info_nce
-from medcl.objectives.kernel import Backend, unit, wide
+from medcl.objectives.kernel import Backend, contrast_similarities, embeddings, unit, wide
 from medcl.objectives.masks import ALL, Index, MaskSpec, SamePatient, slices
 from medcl.objectives.output import LossOutput, Reduction, mean_of
 from medcl.objectives.temperature import Temperature, TemperatureConfig
@@ -108,6 +108,79 @@ class _Nearest(MaskSpec):
 
     def block(self, rows: Index = ALL, columns: Index = ALL) -> Tensor:
         return self.queries[rows] @ self.keys[columns].T >= self.threshold[rows, None]
+
+
+def filtered_info_nce(
+    query: Tensor,
+    key: Tensor,
+    *,
+    num_hard: int = 8,
+    above: float = 0.1,
+    relative: bool = False,
+    temperature: float | Tensor = 0.02,
+    normalize: bool = True,
+    subject: Tensor | None = None,
+    reduction: Reduction = "mean",
+    gather: Gather = LOCAL,
+) -> LossOutput:
+    """``info_nce`` of ``query (B, D)`` against the ``num_hard`` nearest of ``key (B, D)`` that are not nearer than a match may be.
+
+    Which candidates those are: :func:`filtered_negatives`; fewer where fewer are left, and an anchor without any has the loss 0.
+    ``subject`` (B,): two items of one patient are never negatives.   ``per_anchor`` (B,).
+    All rows equal: log(1 + min(num_hard, N - 1)). Source: Gu et al. 2025 (UniME). Choose it where many records match a text as
+    well as its own does, as normal reports do, and the others are too easy.
+    """
+    if query.shape != key.shape:
+        raise ValueError(f"query {tuple(query.shape)} and key {tuple(key.shape)} must have one row per instance each")
+    keys, offset = gather.rows(key)
+    if len(keys) < 2:
+        raise ConfigError("filtered_info_nce: a batch of 1 has no negatives; set batch to 2 or more")
+    with torch.autocast(query.device.type, enabled=False):
+        query, keys = embeddings(query, keys, normalize)
+        similarity = query @ keys.T
+        own = (torch.arange(len(query), device=query.device) + offset)[:, None]
+        allowed = None if subject is None else ~SamePatient(subject, gather.rows(subject)[0]).block()
+        chosen, kept = filtered_negatives(
+            similarity, own[:, 0], num_hard=num_hard, above=above, relative=relative, allowed=allowed
+        )
+        positive = torch.zeros(len(query), 1 + chosen.shape[1], dtype=torch.bool, device=query.device)
+        positive[:, 0] = True
+        return contrast_similarities(
+            similarity.gather(1, torch.cat([own, chosen], 1)),
+            positives=positive,
+            negatives=torch.cat([torch.zeros_like(own, dtype=torch.bool), kept], 1),
+            temperature=temperature,
+            denominator="all",  # one positive: the same number as "own"
+            reduction=reduction,
+            gather=gather,
+        )
+
+
+@torch.no_grad()
+def filtered_negatives(
+    similarity: Tensor,
+    own: Tensor,
+    *,
+    num_hard: int,
+    above: float = 0.1,
+    relative: bool = False,
+    allowed: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The columns (A, k) of the ``num_hard`` most similar negatives of ``similarity (A, N)``, nearest first, and which of them count.
+
+    Column ``own (A,)`` is the positive. A candidate more similar than it by ``above``, or with ``relative`` by the factor ``1 + above``, is
+    probably another match and never a negative, however few are left.   ``allowed`` (A, N): what may be one at all.
+    """
+    if num_hard < 1 or above < 0:
+        raise ValueError(f"num_hard is {num_hard} and above {above}; they must be at least 1 and 0")
+    itself = own[:, None]
+    positive = similarity.gather(1, itself)
+    usable = similarity <= (positive * (1 + above) if relative else positive + above)
+    usable.scatter_(1, itself, False)
+    if allowed is not None:
+        usable &= allowed
+    top = similarity.masked_fill(~usable, -torch.inf).topk(min(num_hard, similarity.shape[1] - 1), 1)
+    return top.indices, top.values > -torch.inf
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.kernel import Backend, contrast, contrast_both_ways, in_tiles
 from medcl.objectives.masks import At, Mask, Same, SamePatient, Selected, SelectedWeight, Weight, as_spec, as_weight
 from medcl.objectives.output import LossOutput, Reduction, mean_of
+from medcl.objectives.smoothing import excess_logit, smoothed
 from medcl.objectives.temperature import LearnedTemperature, TemperatureConfig, TemperedObjective
 from medcl.objectives.terms import Denominator
 
@@ -75,6 +76,7 @@ def clip(
     second: Tensor,
     *,
     temperature: float | Tensor = 0.07,
+    smoothing: float = 0.0,
     normalize: bool = True,
     subject: Tensor | None = None,
     reduction: Reduction = "mean",
@@ -85,13 +87,16 @@ def clip(
     """The mean of :func:`info_nce` from ``first (B, D)`` to ``second (B, D)`` and back.
 
     ``per_anchor`` (2B,): anchors of ``first``, then of ``second``.   ``subject`` (B,): two items of one patient are never negatives.
+    ``smoothing``: share of every target that is spread evenly over the positive and its negatives.
     ``backend``, ``tile``: as in ``contrast``; on one process a tile serves both directions. All rows equal: log B.
-    Source: Radford et al. 2021 (CLIP). Choose it for pairs from two encoders.
+    Source: Radford et al. 2021 (CLIP); smoothing: Jia et al. 2021 (ALIGN). Choose it for pairs from two encoders; a smoothing
+    of 0.1 where texts are noisy, as statements of a machine or captions made from labels are.
     """
+    ways = ((first, second), (second, first))
     one_temperature = not isinstance(temperature, Tensor) or temperature.ndim == 0
     if gather.world == 1 and one_temperature and len(first) > 1 and in_tiles((len(first), len(second)), backend):
         partner = At(torch.arange(len(first), device=first.device), len(second))
-        return contrast_both_ways(
+        output = contrast_both_ways(
             first,
             second,
             positives=partner,
@@ -101,22 +106,29 @@ def clip(
             reduction=reduction,
             tile=tile,
         )
-    neg_mask = None if subject is None else ~SamePatient(subject, gather.rows(subject)[0])
-    outputs = [
-        info_nce(
-            *pair,
-            temperature=temperature,
-            normalize=normalize,
-            neg_mask=neg_mask,
-            reduction=reduction,
-            gather=gather,
-            backend=backend,
-            tile=tile,
-        )
-        for pair in ((first, second), (second, first))
+    else:
+        neg_mask = None if subject is None else ~SamePatient(subject, gather.rows(subject)[0])
+        outputs = [
+            info_nce(
+                *pair,
+                temperature=temperature,
+                normalize=normalize,
+                neg_mask=neg_mask,
+                reduction=reduction,
+                gather=gather,
+                backend=backend,
+                tile=tile,
+            )
+            for pair in ways
+        ]
+        output = mean_of(outputs, torch.cat([output.per_anchor for output in outputs]), reduction)
+    if not smoothing:
+        return output
+    excess = [
+        excess_logit(*pair, temperature=temperature, normalize=normalize, subject=subject, gather=gather)
+        for pair in ways
     ]
-    per_anchor = torch.cat([output.per_anchor for output in outputs])
-    return mean_of(outputs, per_anchor, reduction)
+    return smoothed(output, torch.cat(excess), smoothing, reduction, gather)
 
 
 def nt_xent(

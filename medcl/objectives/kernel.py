@@ -276,7 +276,7 @@ def _finish(
             "negative_cosine": terms.negative_cosine,
             "temperature": tau.detach().mean(),
             "valid_terms": torch.where(valid, terms.positives, 0).sum(),
-            "without_positive": 1 - has_positive.to(dtype).mean(),
+            "without_positive": (~has_positive).sum().to(dtype) / max(len(has_positive), 1),
             "anchors_skipped": (has_positive & ~valid).sum(),
         },
         all_equal=reduce(flat, weight, counted, "mean" if reduction == "none" else reduction, gather),

@@ -1,4 +1,4 @@
-"""Metric learning by classes: multi-similarity and triplets (objectives.md 4.14)."""
+"""Metric learning: multi-similarity and triplets by classes (objectives.md 4.14), circle loss of given pairs (multimodal.md 6.12)."""
 
 from __future__ import annotations
 
@@ -76,6 +76,56 @@ def triplet(
             value = _semi_hard(distance, pairs, margin)
         value = torch.where(pairs.both, value, 0.0)
         return pairs.finish(value, torch.where(pairs.both, margin, torch.zeros_like(value)).detach(), reduction, gather)
+
+
+def circle(
+    similarity: Tensor,
+    positive: Tensor,
+    *,
+    negative: Tensor | None = None,
+    margin: float = 0.25,
+    gamma: float = 32.0,
+    reduction: Reduction = "mean",
+    gather: Gather = LOCAL,
+) -> LossOutput:
+    """``softplus(LSE_p(-gamma a_p (s_p - 1 + m)) + LSE_n(gamma a_n (s_n - m)))``, pairs far from their goal weighing more.
+
+    The weights ``a_p = max(0, 1 + m - s_p)`` and ``a_n = max(0, s_n + m)`` are constants of the gradient.
+    ``similarity`` (A, N) in [-1, 1]; ``positive``, ``negative`` (A, N) booleans, by default what is not positive is negative: with the K
+    captions of every image as candidates, N = K B. An anchor without a positive or without a negative has no term.
+    ``per_anchor`` (A,). All similarities 1: with p positives and n negatives ``softplus(log(p n) + gamma (1 - 2 m^2))``.
+    Source: Sun et al. 2020, as a loss of many captions in the code of DreamLIP (Zheng et al. 2024).
+    Choose it where an anchor has several positives that are not equally near.
+    """
+    other = ~positive if negative is None else negative
+    if similarity.ndim != 2 or positive.shape != similarity.shape or other.shape != similarity.shape:
+        raise ValueError(
+            f"similarity {tuple(similarity.shape)}, positive {tuple(positive.shape)} and negative {tuple(other.shape)} differ"
+        )
+    with torch.autocast(similarity.device.type, enabled=False):
+        cosine = wide(similarity)
+
+        def terms(cosine: Tensor) -> Tensor:
+            fixed = cosine.detach()
+            pull = -gamma * (1 + margin - fixed).relu() * (cosine - 1 + margin)
+            push = gamma * (fixed + margin).relu() * (cosine - margin)
+            return functional.softplus(masked_logsumexp(pull, positive) + masked_logsumexp(push, other))
+
+        has_term = positive.any(1) & other.any(1)
+        value = terms(cosine)
+        level = terms(torch.ones_like(cosine).detach())
+        ones, counted = torch.ones_like(value), has_term.to(value.dtype)
+        return LossOutput(
+            loss=reduce(value, ones, counted, reduction, gather),
+            per_anchor=value,
+            parts={
+                "positive_cosine": masked_mean(cosine.detach(), positive),
+                "negative_cosine": masked_mean(cosine.detach(), other),
+                "valid_terms": positive[has_term].sum(),
+                "without_positive": (~positive.any(1)).sum().to(value.dtype) / max(len(value), 1),
+            },
+            all_equal=reduce(level, ones, counted, "mean" if reduction == "none" else reduction, gather),
+        )
 
 
 def _semi_hard(distance: Tensor, pairs: _Pairs, margin: float) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medcl.errors import DataError
-from medcl.modalities.header import same_grid_distance
+from medcl.modalities.header import same_grid_distance, spacing_of
 from medcl.modalities.volume import Volume
 from medcl.preparation.axes import (
     axis_coordinates,
@@ -53,7 +53,7 @@ def prepare(volume: Volume, recipe: Recipe, label: Array | None = None) -> Prepa
     x, y, z = volume.data.shape[1:]
     source = SourceGrid((x, y, z), volume.affine)
     data, affine = to_ras(volume.data.astype(np.float32), volume.affine)
-    coordinates, affine = rescaled_grid(data.shape[1:], affine, recipe.spacing)
+    coordinates, affine = rescaled_grid(data.shape[1:], affine, _spacing(recipe, data.shape[1:], affine))
     data = interpolate(smooth_for(data, coordinates), coordinates)
     if label is not None:
         label = interpolate_label(to_ras(_compact(label), volume.affine)[0], coordinates)
@@ -79,6 +79,15 @@ def prepare(volume: Volume, recipe: Recipe, label: Array | None = None) -> Prepa
     return Prepared(
         np.ascontiguousarray(data), None if label is None else np.ascontiguousarray(label), affine, box, source
     )
+
+
+def _spacing(recipe: Recipe, shape: Sequence[int], affine: Affine) -> Sequence[float | None]:
+    """Millimetres per voxel that ``recipe`` asks for, of a volume of ``shape`` and ``affine``."""
+    if recipe.shorter is None:
+        return recipe.spacing
+    x, y, _ = spacing_of(affine)
+    factor = min(shape[0], shape[1]) / recipe.shorter
+    return x * factor, y * factor, None
 
 
 def _centred(array: Array, first: Array, patch: Sequence[int]) -> Array:

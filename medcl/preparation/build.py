@@ -20,7 +20,9 @@ import numpy as np
 
 from medcl.errors import DataError
 from medcl.files import write_json
-from medcl.modalities.volume import files_of, read_label, read_volume
+from medcl.modalities.image import AFFINE as PLANE_AFFINE
+from medcl.modalities.radiograph import read_radiograph
+from medcl.modalities.volume import Volume, files_of, read_label, read_volume
 from medcl.preparation.apply import Prepared, check_label, prepare
 from medcl.preparation.parallel import Progress, on_each
 from medcl.preparation.recipe import Recipe
@@ -114,7 +116,8 @@ def _build_record(job: _Job) -> tuple[Row, Seen]:
     if not record.volume:
         raise DataError(f"record '{record.id}' has no volume")
     seen = dict(job.seen)
-    volume = [_digests(path, seen) for path in record.volume]
+    series = job.recipe.modality == "volume"
+    volume = [_digests(path, seen, series=series) for path in record.volume]
     label = _digests(record.label, seen) if record.label is not None else None
     content = json.dumps([FORMAT, job.recipe.voxel_digest, volume, label])
     key = hashlib.sha256(content.encode()).hexdigest()[:32]
@@ -126,6 +129,9 @@ def _build_record(job: _Job) -> tuple[Row, Seen]:
 
 
 def _prepared(record: Record, recipe: Recipe) -> Prepared:
+    if recipe.modality == "radiograph":
+        plane = read_radiograph(record.volume[0], colour_as_grey=True)
+        return prepare(Volume(plane[..., None], PLANE_AFFINE.copy()), recipe)
     volume = read_volume(record.volume, channels=len(recipe.channels))
     if record.label is None:
         return prepare(volume, recipe)
@@ -134,10 +140,10 @@ def _prepared(record: Record, recipe: Recipe) -> Prepared:
     return prepare(volume, recipe, label)
 
 
-def _digests(path: Path, seen: dict[str, list[Any]]) -> list[str]:
-    """Digests of the bytes of the files that ``path`` names; ``seen`` is added to."""
+def _digests(path: Path, seen: dict[str, list[Any]], *, series: bool = True) -> list[str]:
+    """Digests of the bytes of the files that ``path`` names, all of a ``series``; ``seen`` is added to."""
     digests = []
-    for file in files_of(path):
+    for file in files_of(path) if series else (path,):
         name = hashlib.sha256(os.path.abspath(file).encode()).hexdigest()[:24]
         facts = file.stat()
         if seen.get(name, [])[:2] != [facts.st_size, facts.st_mtime_ns]:

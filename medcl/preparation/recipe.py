@@ -90,9 +90,13 @@ class Recipe(Strict):
     voxels."""
 
     version: Literal[1] = 1
+    modality: Literal["volume", "radiograph"] = Field("volume", description="how the files are read")
     orientation: Literal["RAS"] = Field("RAS", description="closest axis code after flipping and swapping axes")
     spacing: tuple[PositiveFloat | None, PositiveFloat | None, PositiveFloat | None] = Field(
         description="millimetres per voxel, x y z; null: not resampled"
+    )
+    shorter: PositiveInt | None = Field(
+        None, description="pixels of the shorter side in x and y, instead of a spacing; null: not resized"
     )
     crop: Literal["none", "foreground", "centre"] = Field(
         "none", description="foreground: cut to the body box; centre: cut or padded with 0 to the patch in x and y"
@@ -112,7 +116,8 @@ class Recipe(Strict):
     def voxel_digest(self) -> str:
         """SHA-256 of what changes prepared voxels: all but the names and, where volumes are not cut to it, the patch."""
         kept = self.model_dump(mode="json", include={"version", "orientation", "spacing", "crop", "intensity", "n4"})
-        cut = {"patch": self.patch[:2]} if self.crop == "centre" else {}
+        cut: dict[str, Any] = {"patch": self.patch[:2]} if self.crop == "centre" else {}
+        cut |= self.model_dump(include={"modality", "shorter"}, exclude_defaults=True)
         return _sha256({**kept, **cut, "channels": len(self.channels)})
 
     def to_yaml(self) -> str:

@@ -3,23 +3,43 @@
 from __future__ import annotations
 
 import glob
+from collections.abc import Callable
 from pathlib import Path
 
 from medcl.errors import DataError
-from medcl.records import bids, decathlon, dicom_tree, folder, nnunet, sunnybrook
+from medcl.records import (
+    bids,
+    chexpert,
+    decathlon,
+    dicom_tree,
+    folder,
+    mimic_cxr,
+    mimic_ecg,
+    ms_cxr,
+    nnunet,
+    ptbxl,
+    sunnybrook,
+)
 from medcl.records.manifest import Manifest
 from medcl.records.names import is_image, is_volume
 
 _TABLES = (".csv", ".tsv", ".jsonl")
+# Public collections known by a table of their own name.
+_TABLED: tuple[tuple[Callable[[Path], bool], Callable[[Path], Manifest]], ...] = (
+    (mimic_cxr.is_mimic_cxr, mimic_cxr.open_mimic_cxr),
+    (chexpert.is_chexpert, chexpert.open_chexpert),
+    (ptbxl.is_ptbxl, ptbxl.open_ptbxl),
+    (mimic_ecg.is_mimic_ecg, mimic_ecg.open_mimic_ecg),
+)
 
 
 def open_data(path: Path | str, labels: Path | str | None = None) -> Manifest:
     """The manifest of what lies at ``path``; ``labels`` is a folder of labels, where the layout has none.
 
     In this order: a glob; a table or manifest (``.csv``, ``.tsv``, ``.jsonl``); a ``dataset.json`` (Decathlon or
-    nnU-Net) or its folder; a folder with ``manifest.jsonl`` (of ``medcl inspect``); BIDS; a folder of volumes (with
-    ``labelsTr`` or ``labels`` beside ``imagesTr`` or ``images``); a DICOM tree; Sunnybrook's cine slices; a folder of 2D
-    images; one volume or image.
+    nnU-Net) or its folder; the JSON file of MS-CXR; a folder with ``manifest.jsonl`` (of ``medcl inspect``); the folder of
+    MIMIC-CXR-JPG, CheXpert, PTB-XL or MIMIC-IV-ECG, by its tables; BIDS; a folder of volumes (with ``labelsTr`` or ``labels``
+    beside ``imagesTr`` or ``images``); a DICOM tree; Sunnybrook's cine slices; a folder of 2D images; one volume or image.
     Raises DataError that says what was looked for.
     """
     path = Path(path)
@@ -51,6 +71,9 @@ def _open_folder(path: Path) -> Manifest:
         return _open_json(path / "dataset.json")
     if (path / "manifest.jsonl").is_file():
         return Manifest.read(path / "manifest.jsonl")
+    for is_layout, open_layout in _TABLED:
+        if is_layout(path):
+            return open_layout(path)
     if bids.is_bids(path):
         return bids.open_bids(path)
     if folder.holds(path, is_volume):
@@ -62,7 +85,7 @@ def _open_folder(path: Path) -> Manifest:
     if folder.holds(path, is_image):
         return folder.open_folder(path, is_image)
     raise DataError(
-        f"{path}: no data set found; looked for dataset.json (Decathlon, nnU-Net), manifest.jsonl, sub-* folders (BIDS), "
+        f"{path}: no data set found; looked for dataset.json (Decathlon, nnU-Net), manifest.jsonl, the tables of MIMIC-CXR-JPG, CheXpert, PTB-XL and MIMIC-IV-ECG, sub-* folders (BIDS), "
         "volumes (.nii.gz, .nii, .mha, .mhd, .nrrd, .nhdr, .hdr) or images (.png, .jpg, .tif) here, in imagesTr or images and "
         "below, and DICOM files"
     )
@@ -74,7 +97,9 @@ def _open_json(path: Path) -> Manifest:
         return decathlon.open_decathlon(path)
     if nnunet.is_nnunet(content):
         return nnunet.open_nnunet(path)
+    if ms_cxr.is_ms_cxr(content):
+        return ms_cxr.open_ms_cxr(path, content)
     raise DataError(
-        f"{path}: neither a Decathlon dataset (key training: list of pairs) nor an nnU-Net one (keys channel_names, "
-        f"labels, file_ending); it has {', '.join(content) or 'no keys'}"
+        f"{path}: neither a Decathlon dataset (key training: list of pairs), nor an nnU-Net one (keys channel_names, "
+        f"labels, file_ending), nor MS-CXR (keys images, annotations, categories); it has {', '.join(content) or 'no keys'}"
     )

@@ -13,6 +13,7 @@ from medcl.config.training import OptimiserConfig
 from medcl.seeds import derive_seed
 from medcl.tasks.optimisation import build_optimiser
 from medcl.tasks.plans import PlanLoader
+from medcl.views.aligned import AlignedBatch, AlignedPlan, AlignedSampler
 from medcl.views.sampler import ViewPlan, ViewSampler
 from medcl.views.view import View
 
@@ -34,7 +35,7 @@ class RenderedTask(lightning.LightningModule):
 
     def __init__(
         self,
-        sampler: ViewSampler,
+        sampler: ViewSampler | AlignedSampler,
         optimiser: OptimiserConfig,
         steps: int,
         *,
@@ -65,12 +66,12 @@ class RenderedTask(lightning.LightningModule):
         )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        if _holds(batch, ViewPlan):
+        if _holds(batch, _PLANS):
             return tuple(plan.to(device) for plan in batch)
-        return batch if _holds(batch, View) else super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return batch if _holds(batch, _RENDERED) else super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        return self._render(batch) if _holds(batch, ViewPlan) else batch
+        return self._render(batch) if _holds(batch, _PLANS) else batch
 
     def _render(self, plans: tuple[ViewPlan, ...]) -> tuple[Any, ...]:
         """The views of every sampler; of a single one, as they are."""
@@ -99,6 +100,10 @@ class RenderedTask(lightning.LightningModule):
         return {}
 
 
-def _holds(batch: Any, kind: type) -> bool:
-    """Whether a batch is made of these, or of tuples of them; validation batches are of neither plans nor views."""
-    return isinstance(batch, tuple) and (isinstance(batch[0], kind) or _holds(batch[0], kind))
+_PLANS = (ViewPlan, AlignedPlan)
+_RENDERED = (View, AlignedBatch)
+
+
+def _holds(batch: Any, kinds: tuple[type, ...]) -> bool:
+    """Whether a batch is of these, or made of tuples of them; validation batches are of neither plans nor what is rendered."""
+    return isinstance(batch, kinds) or (isinstance(batch, tuple) and _holds(batch[0], kinds))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from medcl.config.views import Centre, ForegroundCentre, PartitionCentre
+from medcl.config.views import Centre, ForegroundCentre, MiddleCentre, PartitionCentre
 
 if TYPE_CHECKING:
     from medcl.preparation.store import Entry
@@ -53,6 +53,8 @@ def choose_place(
         if centre.fixed:
             return Place(middle, lowest, highest)
         lowest, highest = first, last
+    if isinstance(centre, MiddleCentre):
+        return Place((lowest + highest) // 2, lowest, highest)
     start = rng.integers(lowest, highest, endpoint=True)
     if isinstance(centre, ForegroundCentre) and rng.random() < centre.share:
         present = [values for values in entry.foreground.values() if len(values)]

@@ -134,7 +134,10 @@ class ViewSampler:
 
         ``ranks``: processes that train together, which take as many batches in a row (of one group, where there are groups).
         """
-        drawn = self._drawn_at(step, ranks)
+        return self.plan_of(self._drawn_at(step, ranks))
+
+    def plan_of(self, drawn: Sequence[tuple[int, int]]) -> ViewPlan:
+        """Read what views of the records (or stacks) ``drawn`` see, each with the epoch that its augmentation is drawn for."""
         rows = [row for number, epoch in drawn for row in self._rows(number, epoch)]
         plan = assemble(rows, self.patch, labels=self.labels)
         local = [row.local for row in rows if row.local is not None]

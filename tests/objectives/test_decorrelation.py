@@ -98,3 +98,16 @@ def test_a_batch_of_one_is_refused(function: Any) -> None:
         function(draw(1, 4), draw(1, 4))
     with pytest.raises(ValueError, match="not both"):
         function(draw(3, 4), draw(2, 4))
+
+
+def test_rows_that_a_head_has_standardised_are_taken_as_they_are() -> None:
+    first, second = draw(8, 3), draw(8, 3, seed=1)
+    standard = [(rows - rows.mean(0)) / rows.std(0, correction=0) for rows in (first, second)]
+    expected = barlow(first, second, redundancy=0.1, scale=0.025, eps=0.0).loss
+    found = barlow(*standard, redundancy=0.1, scale=0.025, standardise=False)
+    torch.testing.assert_close(found.loss, expected)
+    scaled = barlow(2 * standard[0], standard[1], redundancy=0.1, scale=0.025, standardise=False)
+    assert not torch.allclose(scaled.loss, expected)
+    assert found.all_equal is None
+    white = math.sqrt(8) * torch.linalg.qr(draw(8, 3)).Q
+    assert barlow(white, white, standardise=False).loss == pytest.approx(0, abs=1e-12)

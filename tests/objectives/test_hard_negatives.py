@@ -8,10 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from medcl.errors import ConfigError
 from medcl.objectives.codes import Codes, Setting
 from medcl.objectives.hard_negatives import (
     HardInfoNCE,
     HardNegativeSchedule,
+    filtered_info_nce,
+    filtered_negatives,
     hard_info_nce,
     relative_penalty,
     simple_contrast,
@@ -82,3 +85,46 @@ def test_averaged_negatives_do_not_depend_on_their_number() -> None:
     )
     equal = torch.ones(7, 3)
     assert mean_negative_info_nce(equal, equal).loss == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_filtered_negatives_as_a_loop(relative: bool) -> None:
+    q, k = _pair()
+    subject = torch.tensor([0, 0, 1, 2, 3, 4, 5, 6, 7])
+    rows = torch.nn.functional.normalize(q, dim=1) @ torch.nn.functional.normalize(k, dim=1).T
+    expected = []
+    for i, row in enumerate(rows):
+        most = row[i] * 1.3 if relative else row[i] + 0.3
+        left = sorted((float(s) for j, s in enumerate(row) if j != i and subject[j] != subject[i] and s <= most))[-3:]
+        logits = torch.tensor([float(row[i]), *left], dtype=torch.float64) / 0.2
+        expected.append(logits.logsumexp(0) - logits[0])
+    assert len({round(float(term), 6) for term in expected}) > 1
+    found = filtered_info_nce(q, k, num_hard=3, above=0.3, relative=relative, temperature=0.2, subject=subject)
+    torch.testing.assert_close(found.per_anchor, torch.stack(expected))
+
+
+def test_what_was_filtered_is_never_taken_back() -> None:
+    """Candidate 1 is a better match of anchor 0 than its own; only candidate 2 is left, though three are asked for."""
+    similarity = torch.tensor([[0.2, 0.9, 0.1, 0.8], [0.0, 1.0, 0.9, 0.8], [0, 0, 1.0, 0], [0, 0, 0, 1.0]])
+    chosen, kept = filtered_negatives(similarity, torch.arange(4), num_hard=3)
+    assert [chosen[0][kept[0]].tolist(), chosen[1][kept[1]].tolist()] == [[2], [2, 3, 0]]
+    query = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    key = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).requires_grad_()  # every other key fits better than the own
+    found = filtered_info_nce(query, key)
+    assert found.loss == 0
+    assert not torch.autograd.grad(found.loss, key)[0].any()
+
+
+def test_filtering_nothing_and_keeping_all_is_info_nce() -> None:
+    q, k = _pair()
+    found = filtered_info_nce(q, k, num_hard=50, above=2.0, temperature=0.2)
+    torch.testing.assert_close(found.loss, info_nce(q, k, temperature=0.2).loss)
+    equal = filtered_info_nce(torch.ones(6, 3), torch.ones(6, 3), num_hard=3)
+    assert equal.loss == pytest.approx(math.log(4))
+    assert equal.all_equal == pytest.approx(math.log(4))
+    with pytest.raises(ConfigError, match="filtered_info_nce: a batch of 1"):
+        filtered_info_nce(q[:1], k[:1])
+    with pytest.raises(ValueError, match="num_hard is 0"):
+        filtered_info_nce(q, k, num_hard=0)
+    with pytest.raises(ValueError, match="one row per instance"):
+        filtered_info_nce(q, k[:3])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,7 @@ class Given:
     """The inputs of a row as tensors. It notes which arrays were read, so that none is left unused or unchecked."""
 
     def __init__(self, row: Row, dtype: torch.dtype) -> None:
-        with np.load(row.folder / row.entry["file"], allow_pickle=False) as stored:
-            self.arrays = {name: np.asarray(stored[name]) for name in row.entry["arrays"]}
+        self.arrays: dict[str, Any] = _stored(row.folder / row.entry["file"], row.entry["arrays"])
         self.hyper: Mapping[str, Any] = row.entry["hyperparameters"]
         self.dtype = dtype
         self.read: set[str] = set()
@@ -74,9 +73,23 @@ class Given:
         tensor = torch.as_tensor(self.arrays[name])
         return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
+    def texts(self, name: str) -> list[Any]:
+        """An input of a row of texts: one entry a case."""
+        self.read.add(name)
+        return list(self.arrays[name])
+
     def leaf(self, name: str) -> Tensor:
         """An input that a gradient is asked for."""
         return self[name].clone().requires_grad_(True)
+
+
+def _stored(path: Path, names: Iterable[str]) -> dict[str, Any]:
+    """The arrays of a row; a row of texts is a JSON list of cases, whose entries are gathered by name."""
+    if path.suffix == ".json":
+        cases = json.loads(path.read_text(encoding="utf-8"))
+        return {name: [case[name] for case in cases] for name in names}
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: np.asarray(stored[name]) for name in names}
 
 
 @dataclass(frozen=True)
@@ -87,7 +100,7 @@ class Close:
     atol: Tensor
 
 
-Computed = dict[str, Tensor | Close]
+Computed = dict[str, Tensor | Close | list[Any]]
 Adapter = Callable[[Given], Computed]
 Adapters = dict[tuple[str, str], Adapter]
 """By index and name of the row."""
@@ -107,6 +120,9 @@ def check_row(row: Row, adapter: Adapter, dtype: torch.dtype) -> None:
     assert not set(computed) & given.read, f"{row.name}: read and compared: {sorted(set(computed) & given.read)}"
     tolerance = row.entry["tolerance"][str(dtype).removeprefix("torch.")]
     for name, found in computed.items():
+        if isinstance(found, list):
+            assert found == given.arrays[name], f"{row.name}.{name}: other texts"
+            continue
         atol: Any = tolerance["atol"]
         if isinstance(found, Close):
             found, atol = found.value, found.atol.numpy()
@@ -117,6 +133,7 @@ def check_row(row: Row, adapter: Adapter, dtype: torch.dtype) -> None:
             continue
         error = np.abs(value.astype(np.float64) - expected)
         allowed = atol + tolerance["rtol"] * np.abs(expected)
-        assert (error <= allowed).all(), (
+        both_missing = np.isnan(value) & np.isnan(expected)
+        assert ((error <= allowed) | both_missing).all(), (
             f"{row.name}.{name}: off by {error.max():.3g} where {allowed.min():.3g} is allowed"
         )

@@ -21,7 +21,12 @@ DUE = {
     "local_lr_2d local_lr_3d local_ld_2d local_ld_3d dice "
     "pixcontrast_2d pixpro_2d pix3d swav voco core_tuning bpkd_2d bpkd_3d supremix sepclr genview_quality pcl_sr "
     "projection_reweight pseudo_label_local",
-    "multimodal": "mm_clip mm_pairwise_clip_m3 mm_velvet_ntxent",
+    "multimodal": "mm_clip mm_pairwise_clip_m3 mm_velvet_ntxent "
+    "mm_clip_smoothed mm_symile_nsq_m3 mm_symile_nsq_m4 mm_symile_n_m3 mm_mip_similarity mm_pairwise_clip_masked mm_gram_volume "
+    "mm_gram_loss mm_cwcl mm_contrastive_gap mm_coca mm_m3col_mix mm_m3col_soft mm_dreamlip_multipos mm_dreamlip_grouping "
+    "mm_circle_multipos mm_counting mm_filtered_hard_negatives mm_attribution mm_more_loss mm_barlip mm_ecg_preprocess mm_labs_ecdf mm_report_sections mm_dropkey mm_cross_slice_block mm_retrieval_metrics "
+    "mm_zeroshot_scores mm_triplet_eval mm_phrase_grounding mm_gloria_local mm_velvet_hierarchical "
+    "mm_albef_itc mm_albef_mlm_distill mm_tcl_local_mi mm_tcl_patch_pool mm_tcl_cma_imc mm_degla mm_prompt_regularisers mm_clim_mosaic",
 }
 
 

@@ -24,8 +24,8 @@ def train_command(name: str, config: dict, cohort: Path, out: Path, tmp_path: Pa
         f"data.path={cohort}",
         f"data.store={tmp_path / 'store'}",
         "data.test=2",
-        "recipe.patch=[16,16,16]",
         f"out={out}",
+        *(["recipe.patch=[16,16,16]"] if name != "align" else []),
     ]
     return [sys.executable, "-m", "medcl.cli.main", name, str(path), *data, *trainer, *extra]
 

@@ -2,7 +2,13 @@ from __future__ import annotations
 
 import torch
 
-from medcl.objectives.hard_negatives import hard_info_nce, relative_penalty, simple_contrast
+from medcl.objectives.hard_negatives import (
+    filtered_info_nce,
+    filtered_negatives,
+    hard_info_nce,
+    relative_penalty,
+    simple_contrast,
+)
 from medcl.objectives.mean_negative import mean_negative_info_nce
 from tests.oracles.rows import Adapters, Computed, Given, gradients
 
@@ -33,7 +39,17 @@ def mean_negative_infonce(given: Given) -> Computed:
     }
 
 
+def filtered(given: Given) -> Computed:
+    query, key, hyper = given.leaf("query"), given.leaf("key"), given.hyper
+    settings = {"num_hard": hyper["topk"], "above": hyper["threshold"]}
+    loss = filtered_info_nce(query, key, **settings, temperature=hyper["temperature"], normalize=False).loss
+    chosen, kept = filtered_negatives(query @ key.T, torch.arange(len(query)), **settings)
+    assert kept.all()
+    return {"loss": loss, "selected": chosen, **gradients(loss, grad_query=query, grad_key=key)}
+
+
 ADAPTERS: Adapters = {
     ("objectives", "hard_contrastive"): hard_contrastive,
     ("objectives", "mean_negative_infonce"): mean_negative_infonce,
+    ("multimodal", "mm_filtered_hard_negatives"): filtered,
 }

@@ -1,0 +1,218 @@
+"""An alignment: encoders of several modalities, and the terms that bring them together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from medcl.config.data import DataConfig, RecipeConfig
+from medcl.config.modalities import (
+    EcgEncoderConfig,
+    EcgResNetConfig,
+    ImageEncoderConfig,
+    LabsMlpConfig,
+    ResNetConfig,
+)
+from medcl.config.objective import AnyObjective
+from medcl.config.strict import Strict
+from medcl.config.text import BertConfig, TextEncoderConfig
+from medcl.config.training import OptimiserConfig, TrainerConfig
+from medcl.config.views import SpatialConfig, ViewsConfig, WholeViews
+
+MODALITIES = ("radiograph", "volume", "ecg", "labs", "report")
+SECTIONS = ("findings", "impression", "indication", "history", "comparison")
+Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
+class LinearHeadConfig(Strict):
+    """One linear map, as CLIP and ALBEF have."""
+
+    name: Literal["linear"] = "linear"
+
+
+class PerceptronHeadConfig(Strict):
+    """Linear, batch normalisation, ReLU, linear, batch normalisation, no biases: MoRE's."""
+
+    name: Literal["bn_mlp"] = "bn_mlp"
+    hidden: PositiveInt | None = Field(None, description="default: as many as the encoder has")
+
+
+class NormalisedHeadConfig(Strict):
+    """Linear, then layer normalisation: Symile's."""
+
+    name: Literal["layernorm_linear"] = "layernorm_linear"
+
+
+class TextHeadConfig(Strict):
+    """Linear, GELU, layer normalisation, linear: BioViL's for text; on images as 1x1 convolutions."""
+
+    name: Literal["mlp"] = "mlp"
+
+
+JointHeadConfig = Annotated[
+    LinearHeadConfig | PerceptronHeadConfig | NormalisedHeadConfig | TextHeadConfig, Field(discriminator="name")
+]
+
+
+class _ModalityConfig(Strict):
+    head: JointHeadConfig = LinearHeadConfig()
+    freeze: bool = Field(False, description="the encoder keeps its weights (locked); its head trains")
+    hide: Rate = Field(0.0, description="chance that it is hidden from a record in training (modality dropout)")
+
+
+def _upright() -> ViewsConfig:
+    """No flips: left and right stand in the report."""
+    return ViewsConfig(slots=1, spatial=SpatialConfig(rotation=(0, 0, 10), scale=(0.9, 1.1)))
+
+
+class RadiographConfig(_ModalityConfig):
+    """X-rays and other single images."""
+
+    encoder: ImageEncoderConfig = ResNetConfig()
+    init: Path | None = Field(None, description="run folder or weights of `medcl pretrain` for the encoder")
+    shorter: PositiveInt = Field(256, description="pixels of the shorter side of a prepared image")
+    patch: tuple[PositiveInt, PositiveInt] = Field((224, 224), description="pixels of a view, x y")
+    views: WholeViews = Field(default_factory=_upright)
+
+
+class VolumeConfig(_ModalityConfig):
+    """CT and MRI volumes."""
+
+    encoder: ImageEncoderConfig = ResNetConfig(dims=3)
+    init: Path | None = Field(None, description="run folder or weights of `medcl pretrain` for the encoder")
+    recipe: RecipeConfig = RecipeConfig()
+    views: WholeViews = Field(default_factory=_upright)
+
+
+class EcgAugmentation(Strict):
+    """Changes of a training signal; none touches the order of beats unless ``permutation`` is set."""
+
+    noise: NonNegativeFloat = Field(
+        0.03, description="standard deviation of added noise, of the prepared signal's unit"
+    )
+    scale: tuple[PositiveFloat, PositiveFloat] = Field((0.9, 1.1), description="range of a factor")
+    lead_dropout: Rate = Field(0.0, description="chance of every lead to be set to 0")
+    warp: Rate = Field(0.0, description="chance of a time warp")
+    permutation: Rate = Field(0.0, description="chance that segments are exchanged: destroys rhythm")
+
+
+class EcgConfig(_ModalityConfig):
+    """12-lead ECGs."""
+
+    encoder: EcgEncoderConfig = EcgResNetConfig()
+    preset: Literal["more", "symile"] = Field(
+        "more",
+        description="more: 100 Hz, without baseline, each lead to [-1, 1]; symile: all leads together to [-1, 1]",
+    )
+    seconds: PositiveFloat = Field(10.0, description="of a view; longer records are cut, shorter ones padded with 0")
+    augmentation: EcgAugmentation | None = EcgAugmentation()
+
+
+class LabsConfig(_ModalityConfig):
+    """Laboratory values, as percentiles of the training records and indicators of what was measured."""
+
+    encoder: LabsMlpConfig = LabsMlpConfig()
+    items: tuple[str, ...] | None = Field(None, description="names, in order; default: all of the training records")
+
+
+class ReportConfig(_ModalityConfig):
+    """Radiology reports and other texts."""
+
+    encoder: TextEncoderConfig = BertConfig()
+    sections: tuple[str, ...] = Field(
+        (), description="the first of these that a report has is read; none: the whole text"
+    )
+    clean: bool = Field(True, description="collapse blanks, drop de-identified spans and sentences with clock times")
+    shuffle: bool = Field(False, description="sentences in another order every epoch")
+    sentence: Rate = Field(0.0, description="chance to read one sentence instead of all")
+    mask: Rate = Field(0.15, description="share of the tokens that masked_language hides")
+
+    @model_validator(mode="after")
+    def _known(self) -> ReportConfig:
+        wrong = [name for name in self.sections if name not in SECTIONS]
+        if wrong:
+            raise ValueError(f"sections {wrong} are not known; choose among {', '.join(SECTIONS)}")
+        return self
+
+
+class ModalitiesConfig(Strict):
+    """What is aligned: two modalities or more."""
+
+    radiograph: RadiographConfig | None = None
+    volume: VolumeConfig | None = None
+    ecg: EcgConfig | None = None
+    labs: LabsConfig | None = None
+    report: ReportConfig | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those that are set, in a fixed order."""
+        return tuple(name for name in MODALITIES if getattr(self, name) is not None)
+
+
+class AlignTermConfig(Strict):
+    """A weighted objective and the modalities it reads, as the views of a record.
+
+    A modality may stand twice: then it is seen in two views. ``report.findings`` is a section of the report.
+    """
+
+    objective: AnyObjective
+    between: tuple[str, ...] = Field(min_length=1, description="such as [radiograph, report]")
+    weight: NonNegativeFloat = 1.0
+
+
+class AlignStageConfig(Strict):
+    """A part of an alignment: what trains, with which terms."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
+    steps: PositiveInt
+    batch: PositiveInt = Field(32, description="records of a step, no two of one subject")
+    train: tuple[str, ...] | None = Field(
+        None, description="modalities whose encoders train; default: all that are not frozen. Heads always do"
+    )
+    terms: tuple[AlignTermConfig, ...] = Field(min_length=1)
+    optimiser: OptimiserConfig = OptimiserConfig()
+
+
+class AlignConfig(Strict):
+    """`medcl align`."""
+
+    version: Literal[1] = 1
+    out: Path = Field(description="run folder")
+    data: DataConfig
+    modalities: ModalitiesConfig
+    joint: PositiveInt = Field(128, description="dimensions of the joint space")
+    stages: tuple[AlignStageConfig, ...] = Field(min_length=1)
+    min_present: PositiveInt = Field(2, description="records with fewer of the modalities are left out, and counted")
+    duplicates: Literal["mask", "multi_positive", "none"] = Field(
+        "mask",
+        description="records of a batch with the same text: mask: no negatives; multi_positive: positives; none: negatives",
+    )
+    validate_every: PositiveInt | None = Field(None, description="steps between looks at the validation records")
+    trainer: TrainerConfig = TrainerConfig()
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _places_exist(self) -> AlignConfig:
+        names = self.modalities.names
+        if len(names) < 2:
+            raise ValueError(f"modalities: {', '.join(names) or 'none'}; an alignment needs two or more")
+        if self.min_present > len(names):
+            raise ValueError(f"min_present is {self.min_present}, but there are {len(names)} modalities")
+        for stage in self.stages:
+            for term in stage.terms:
+                for place in term.between:
+                    name, _, section = place.partition(".")
+                    if name not in names or (section and (name != "report" or section not in SECTIONS)):
+                        known = ", ".join(names)
+                        raise ValueError(
+                            f"stage '{stage.name}': between names '{place}'; there are {known}, and sections such as report.findings"
+                        )
+            if unknown := [name for name in stage.train or () if name not in names]:
+                raise ValueError(f"stage '{stage.name}' trains {', '.join(unknown)}; there are {', '.join(names)}")
+        stages = [stage.name for stage in self.stages]
+        if len(set(stages)) < len(stages):
+            raise ValueError(f"stage names repeat: {', '.join(stages)}")
+        return self

@@ -1,0 +1,130 @@
+"""Where the inputs of each modality of an alignment come from: prepared images, vectors, texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medcl.config.align import EcgAugmentation, ReportConfig
+from medcl.encoders.text import Tokenizer, Tokens
+from medcl.preparation.signals import SignalStore
+from medcl.seeds import derive_seed
+from medcl.types import Array
+from medcl.views.sampler import ViewPlan, ViewSampler
+from medcl.views.signal import augment_signal
+
+
+class ImageStream:
+    """Views of radiographs or volumes, as ``sampler`` cuts them."""
+
+    def __init__(self, sampler: ViewSampler) -> None:
+        self.sampler = sampler
+        self._places = {record_id: place for place, record_id in enumerate(sampler.ids)}
+
+    def has(self, record_id: str) -> bool:
+        return record_id in self._places
+
+    def plan(self, record_ids: Sequence[str], epochs: Sequence[int], slots: int) -> ViewPlan:
+        """What the views see; their number is the sampler's."""
+        return self.sampler.plan_of(
+            [(self._places[name], epoch) for name, epoch in zip(record_ids, epochs, strict=True)]
+        )
+
+    def render(self, plan: ViewPlan, device: torch.device | str) -> tuple[Tensor, ...]:
+        """One tensor ``(B, C, *S)`` a slot."""
+        return tuple(view.data for view in self.sampler.render(plan, device))
+
+
+class VectorStream:
+    """A vector of every record, the same in every slot and epoch."""
+
+    def __init__(self, rows: Mapping[str, Array]) -> None:
+        self.rows = dict(rows)
+
+    def has(self, record_id: str) -> bool:
+        return record_id in self.rows
+
+    def plan(self, record_ids: Sequence[str], epochs: Sequence[int], slots: int) -> list[Tensor]:
+        return [torch.tensor(np.stack([self.rows[name] for name in record_ids]), dtype=torch.float32)] * slots
+
+    def render(self, plan: list[Tensor], device: torch.device | str) -> tuple[Tensor, ...]:
+        return tuple(rows.to(device) for rows in plan)
+
+
+class ReportStream:
+    """Reports, or one section of them, as tokens; sentences by record. Every epoch draws their order or a single one anew."""
+
+    def __init__(
+        self,
+        sentences: Mapping[str, Sequence[str]],
+        tokenizer: Tokenizer,
+        config: ReportConfig,
+        seed: int,
+        *,
+        train: bool,
+    ) -> None:
+        self.sentences = {
+            name: tuple(parts) for name, parts in sentences.items() if any(part.strip() for part in parts)
+        }
+        self.tokenizer = tokenizer
+        self.config = config
+        self.seed = seed
+        self.train = train
+
+    def has(self, record_id: str) -> bool:
+        return record_id in self.sentences
+
+    def plan(self, record_ids: Sequence[str], epochs: Sequence[int], slots: int) -> list[list[str]]:
+        """The texts of every slot."""
+        return [
+            [self._text(name, epoch, slot) for name, epoch in zip(record_ids, epochs, strict=True)]
+            for slot in range(slots)
+        ]
+
+    def render(self, plan: list[list[str]], device: torch.device | str) -> tuple[Tokens, ...]:
+        return tuple(self.tokenizer(texts).to(device) for texts in plan)
+
+    def _text(self, record_id: str, epoch: int, slot: int) -> str:
+        parts = self.sentences[record_id]
+        if not self.train:
+            return " ".join(parts)
+        rng = np.random.default_rng(derive_seed(self.seed, "text", record_id, epoch, slot))
+        if rng.random() < self.config.sentence:
+            return parts[int(rng.integers(len(parts)))]
+        if self.config.shuffle:
+            return " ".join(parts[place] for place in rng.permutation(len(parts)))
+        return " ".join(parts)
+
+
+class SignalStream:
+    """Prepared ECGs, in training with what :class:`~medcl.config.align.EcgAugmentation` says."""
+
+    def __init__(self, store: SignalStore, config: EcgAugmentation | None, seed: int) -> None:
+        self.store = store
+        self.config = config
+        self.seed = seed
+
+    def has(self, record_id: str) -> bool:
+        return record_id in self.store
+
+    def plan(self, record_ids: Sequence[str], epochs: Sequence[int], slots: int) -> list[Tensor]:
+        """``(B, leads, T)`` a slot."""
+        data = np.stack([self.store.open(name) for name in record_ids])
+        return [
+            torch.from_numpy(
+                np.stack([self._changed(*row, slot) for row in zip(data, record_ids, epochs, strict=True)])
+            )
+            for slot in range(slots)
+        ]
+
+    def render(self, plan: list[Tensor], device: torch.device | str) -> tuple[Tensor, ...]:
+        return tuple(rows.to(device) for rows in plan)
+
+    def _changed(self, data: Array, record_id: str, epoch: int, slot: int) -> Array:
+        if self.config is None:
+            return data
+        rng = np.random.default_rng(derive_seed(self.seed, "ecg", record_id, epoch, slot))
+        return augment_signal(data, self.config, rng)

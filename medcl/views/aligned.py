@@ -1,0 +1,177 @@
+"""Batches of records with several modalities: which records, and what of each modality they have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from medcl.errors import DataError
+from medcl.seeds import derive_seed
+from medcl.views.order import records_at
+from medcl.views.view import _Tensors
+
+
+class Stream(Protocol):
+    """Where the inputs of one modality come from.
+
+    ``plan`` reads, in a worker process, what rows of records need; ``render`` makes the encoder's inputs of it on a device, one
+    for every slot. A row depends on (seed, record, epoch) alone.
+    """
+
+    def has(self, record_id: str) -> bool: ...
+
+    def plan(self, record_ids: Sequence[str], epochs: Sequence[int], slots: int) -> Any: ...
+
+    def render(self, plan: Any, device: torch.device | str) -> tuple[Any, ...]: ...
+
+
+@dataclass(frozen=True)
+class AlignedPlan(_Tensors):
+    """``record`` (B,): index.   ``group`` (B,): equal where two records are no negatives of each other: one subject, or one text.
+    ``text`` (B,): equal where reports are, -1 for none.   ``present`` (B,) and the plan of the present rows, by place.
+    """
+
+    record: Tensor
+    group: Tensor
+    text: Tensor
+    present: dict[str, Tensor]
+    plans: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class AlignedBatch(_Tensors):
+    """As :class:`AlignedPlan`, with the encoders' inputs: for every place one a slot, of the present rows alone."""
+
+    record: Tensor
+    group: Tensor
+    text: Tensor
+    present: dict[str, Tensor]
+    inputs: dict[str, tuple[Any, ...]]
+
+
+class AlignedSampler:
+    """Batches of the records ``ids``, no two of one subject. Batch ``step`` is a function of (seed, step, ids, data) alone.
+
+    An epoch shows every subject once: another of its records every time, until all of them were shown.
+
+    Args:
+        ids: the records.
+        subjects: a number for every record.
+        streams: of every place: a modality, or a section of the report.
+        slots: how many views of every place a batch has.
+        batch: records of a batch.
+        seed: of the run.
+        texts: a number for every record, equal where reports are; -1 for none.
+        mask_texts: records with one text are no negatives of each other.
+        hide: chance of every place to be hidden from a record that has more than two.
+
+    Raises DataError if there are fewer subjects than a batch has records.
+    """
+
+    def __init__(
+        self,
+        ids: Sequence[str],
+        subjects: Sequence[int],
+        streams: Mapping[str, Stream],
+        slots: Mapping[str, int],
+        *,
+        batch: int,
+        seed: int,
+        texts: Sequence[int] | None = None,
+        mask_texts: bool = True,
+        hide: Mapping[str, float] | None = None,
+    ) -> None:
+        self.ids = tuple(ids)
+        self.subjects = tuple(subjects)
+        self.streams = dict(streams)
+        self.slots = dict(slots)
+        self.batch = batch
+        self.seed = seed
+        self.texts = tuple(texts) if texts is not None else (-1,) * len(self.ids)
+        self.groups = _joined(self.subjects, self.texts if mask_texts else ())
+        self.hide = dict(hide or {})
+        self._records_of: dict[int, list[int]] = {}
+        for record, subject in enumerate(self.subjects):
+            self._records_of.setdefault(subject, []).append(record)
+        self._order = sorted(self._records_of)
+        if len(self._order) < batch:
+            raise DataError(
+                f"{len(self._order)} subjects to train on, but a batch has {batch} records of different subjects; lower batch"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in which every subject comes once, but for a remainder smaller than a batch."""
+        return max(1, len(self._order) // self.batch)
+
+    def records_at(self, step: int) -> list[tuple[int, int]]:
+        """The records of batch ``step``, as ``(index, epoch)``."""
+        found = []
+        for place, epoch in records_at(step, len(self._order), self.batch, self.seed):
+            records = self._records_of[self._order[place]]
+            round_, turn = divmod(epoch, len(records))
+            order = np.random.default_rng(derive_seed(self.seed, "record", self._order[place], round_)).permutation(
+                records
+            )
+            found.append((int(order[turn]), epoch))
+        return found
+
+    def plan(self, step: int, ranks: int = 1) -> AlignedPlan:
+        """Draw batch ``step`` and read what it needs. For a worker process."""
+        del ranks  # batches of all processes are drawn alike
+        drawn = self.records_at(step)
+        shown = [self._shown(record, epoch) for record, epoch in drawn]
+        present = {name: torch.tensor([name in names for names in shown]) for name in self.streams}
+        plans = {}
+        for name, stream in self.streams.items():
+            rows = [row for row, names in zip(drawn, shown, strict=True) if name in names]
+            if rows:
+                plans[name] = stream.plan(
+                    [self.ids[record] for record, _ in rows], [epoch for _, epoch in rows], self.slots[name]
+                )
+        return AlignedPlan(
+            record=torch.tensor([record for record, _ in drawn]),
+            group=torch.tensor([self.groups[record] for record, _ in drawn]),
+            text=torch.tensor([self.texts[record] for record, _ in drawn]),
+            present=present,
+            plans=plans,
+        )
+
+    def render(self, plan: AlignedPlan, device: torch.device | str) -> AlignedBatch:
+        """The encoders' inputs on ``device``."""
+        return AlignedBatch(
+            record=plan.record.to(device),
+            group=plan.group.to(device),
+            text=plan.text.to(device),
+            present={name: present.to(device) for name, present in plan.present.items()},
+            inputs={name: self.streams[name].render(own, device) for name, own in plan.plans.items()},
+        )
+
+    def _shown(self, record: int, epoch: int) -> list[str]:
+        """The modalities of a record that a batch may see: two at least of those that it has."""
+        names = [name for name, stream in self.streams.items() if stream.has(self.ids[record])]
+        rng = np.random.default_rng(derive_seed(self.seed, "hide", self.ids[record], epoch))
+        margin = {name: rng.random() - self.hide.get(name, 0.0) for name in names}
+        spared = sorted(names, key=lambda name: -margin[name])[:2]
+        return [name for name in names if margin[name] >= 0 or name in spared]
+
+
+def _joined(subjects: Sequence[int], texts: Sequence[int]) -> tuple[int, ...]:
+    """A number for every record, equal where subjects are equal, or texts that are not -1, or both by way of others."""
+    if not texts:
+        return tuple(subjects)
+    known = [(record, text) for record, text in enumerate(texts) if text >= 0]
+    names = [("subject", subject) for subject in subjects] + [("text", text) for _, text in known]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    rows = [*range(len(subjects)), *(record for record, _ in known)]
+    columns = [len(subjects) + numbers[name] for name in names]
+    size = len(subjects) + len(numbers)
+    graph = coo_matrix((np.ones(len(rows), bool), (rows, columns)), (size, size))
+    return tuple(int(group) for group in connected_components(graph, directed=False)[1][: len(subjects)])

@@ -1,0 +1,109 @@
+"""Weights of an alignment: all encoders and heads in one file, and beside it what a new process needs to use them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, PositiveInt, ValidationError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from medcl import __version__
+from medcl.config.align import ModalitiesConfig
+from medcl.config.strict import Strict
+from medcl.config.text import BertConfig
+from medcl.encoders.joint import JointEncoders, build_joint
+from medcl.encoders.text import Tokenizer
+from medcl.errors import WeightsError
+from medcl.files import atomic_path
+from medcl.preparation.labs import LabEncoding
+from medcl.preparation.recipe import Recipe
+from medcl.weights.read import TENSORS, read_tensors, sha256, weights_file
+
+CARD, LABS, TOKENIZER = "alignment.yaml", "labs.json", "tokenizer.json"
+
+
+class AlignmentCard(Strict):
+    """The facts of an alignment's weights that its tensors do not tell."""
+
+    version: Literal[1] = 1
+    sha256: str = Field("", description="of weights.safetensors")
+    modalities: ModalitiesConfig
+    joint: PositiveInt
+    recipes: dict[str, Recipe] = Field({}, description="how radiographs and volumes are prepared")
+    training: dict[str, Any] = Field({}, description="the configuration of the run")
+    data_digest: str = Field("", description="digest of the manifest of the training data")
+    records: tuple[str, ...] = Field((), description="ids of the records that were seen")
+    licence: str = Field("", description="of the weights; empty: not stated")
+    citations: tuple[str, ...] = ()
+    medcl: str = Field(__version__, description="version that wrote them")
+
+
+@dataclass(frozen=True)
+class AlignmentFile:
+    """Weights of an alignment as read."""
+
+    folder: Path
+    state: dict[str, Tensor]
+    card: AlignmentCard
+    labs: LabEncoding | None
+
+    def network(self) -> JointEncoders:
+        """The encoders and heads as they were trained, in evaluation mode."""
+        report = self.card.modalities.report
+        tokenizer = None
+        if report is not None and isinstance(report.encoder, BertConfig):
+            tokenizer = Tokenizer.read(self.folder / TOKENIZER, report.encoder.max_length)
+        found = build_joint(
+            self.card.modalities,
+            self.card.joint,
+            recipes=self.card.recipes,
+            lab_items=len(self.labs.columns) if self.labs else 0,
+            tokenizer=tokenizer,
+        )
+        missing, surplus = found.load_state_dict(self.state, strict=False)
+        if missing or surplus:
+            raise WeightsError(
+                f"{self.folder / TENSORS}: {len(missing)} tensors of the network are missing and {len(surplus)} are not of it; "
+                f"the file or {CARD} was changed"
+            )
+        return found.eval()
+
+
+def save_alignment(
+    folder: Path, network: JointEncoders, card: AlignmentCard, *, labs: LabEncoding | None = None
+) -> None:
+    """Write ``network`` into ``folder``; the card comes last and names the digest of the tensors."""
+    if labs is not None:
+        labs.write(folder / LABS)
+    if network.tokenizer is not None:
+        with atomic_path(folder / TOKENIZER) as part:
+            network.tokenizer.save(part)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    with atomic_path(folder / CARD) as sheet, atomic_path(folder / TENSORS) as weights:
+        save_file(state, weights, metadata={"format": "pt", "medcl": card.medcl})
+        content = card.model_copy(update={"sha256": sha256(weights)}).model_dump(mode="json")
+        sheet.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110), encoding="utf-8")
+
+
+def find_alignment(path: Path | str) -> AlignmentFile:
+    """Read the alignment that ``path`` means: a run folder or its weights. Raises WeightsError with one line where there is none."""
+    file = weights_file(path)
+    sheet = file.parent / CARD
+    if not sheet.is_file():
+        raise WeightsError(f"{path}: is no alignment (no {CARD} beside its weights); name a run of medcl align")
+    try:
+        card = AlignmentCard.model_validate(yaml.safe_load(sheet.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        raise WeightsError([f"{sheet}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise WeightsError(
+            f"{sheet}: cannot be read ({str(error).splitlines()[0]}); take it anew from the run"
+        ) from None
+    if card.sha256 != sha256(file):
+        raise WeightsError(f"{file}: is not the file that {CARD} beside it describes; copy both from the same run")
+    labs = LabEncoding.read(file.parent / LABS) if card.modalities.labs is not None else None
+    return AlignmentFile(file.parent, read_tensors(file), card, labs)

@@ -1,0 +1,175 @@
+"""`medcl align`: from records with several modalities to encoders with one joint space."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import torch
+from safetensors.torch import load_file, save_file
+
+import medcl.objectives  # noqa: F401  (announces the objectives)
+from medcl.config.align import AlignConfig, AlignStageConfig
+from medcl.config.text import BertConfig
+from medcl.encoders.image import VolumeFeatures
+from medcl.encoders.joint import JointEncoders, build_joint
+from medcl.encoders.text import Tokenizer, learn_vocabulary
+from medcl.errors import ConfigError
+from medcl.evaluation.spectrum import spectrum
+from medcl.files import atomic_path
+from medcl.modalities.duplicates import text_groups
+from medcl.objectives.kernel import unit, wide
+from medcl.reporting.run_page import write_page
+from medcl.runs import RunFolder, is_first_process
+from medcl.seeds import derive_seed
+from medcl.tasks.alignment import AlignTask, Recent, modality_of, slots_of
+from medcl.training.fit import fit
+from medcl.views.aligned import AlignedSampler
+from medcl.weights.alignment import AlignmentCard, save_alignment
+from medcl.weights.load import load_into
+from medcl.weights.read import find_weights
+from medcl.workflow.alignment_data import AlignmentData, open_alignment, report_sentences, stream_of
+
+log = logging.getLogger(__name__)
+
+
+def align(config: AlignConfig, *, resume: bool = False, progress: bool = True) -> RunFolder:
+    """Run the stages of ``config`` one after the other and write the run folder ``config.out``.
+
+    With ``resume`` finished stages are not repeated and the interrupted one goes on from its last checkpoint. Raises ConfigError or
+    DataError before anything is trained where data or configuration do not suit.
+    """
+    run = RunFolder(config.out)
+    with run.started("align", config, seed=config.seed, resume=resume):
+        data = open_alignment(config, config.data.store or run.path / "prepared")
+        run.record(pool=list(data.split.train), test=list(data.split.test), data_digest=data.manifest.digest)
+        if data.manifest.provenance.get("simulated"):
+            run.record(simulated=True)
+        torch.manual_seed(derive_seed(config.seed, "network"))
+        network = _network(config, data)
+        for stage in config.stages:
+            finished = run.checkpoints / f"{stage.name}.safetensors"
+            if resume and finished.is_file():
+                network.load_state_dict(load_file(finished))
+                continue
+            task = _task_of(config, stage, network, data)
+            if not fit(task, config.trainer, run, stage=stage.name, resume=resume, progress=progress):
+                raise SystemExit(0)
+            network.cpu()
+            if is_first_process():
+                with atomic_path(finished) as part:
+                    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, part)
+        if is_first_process():
+            card = AlignmentCard(
+                modalities=config.modalities,
+                joint=config.joint,
+                recipes=data.preparations.recipes,
+                training=config.model_dump(mode="json"),
+                data_digest=data.manifest.digest,
+                records=data.split.train,
+            )
+            save_alignment(run.weights, network, card, labs=data.preparations.labs)
+    if is_first_process():
+        write_page(run)
+    return run
+
+
+def _network(config: AlignConfig, data: AlignmentData) -> JointEncoders:
+    """The encoders that ``config`` names, with pretrained weights where it names any."""
+    settled = data.preparations
+    network = build_joint(
+        config.modalities,
+        config.joint,
+        recipes=settled.recipes,
+        lab_items=len(settled.labs.columns) if settled.labs else 0,
+        tokenizer=_tokenizer(config, data),
+    )
+    for name in settled.recipes:
+        if (init := getattr(config.modalities, name).init) is None:
+            continue
+        encoder = network.encoders[name]
+        if not isinstance(encoder, VolumeFeatures):
+            raise ConfigError(
+                f"modalities.{name}.init: weights of medcl pretrain are of a residual_unet, segresnet or swin_unetr; choose that encoder"
+            )
+        log.info("%s", load_into(encoder.network, find_weights(init).state))
+    return network
+
+
+def _tokenizer(config: AlignConfig, data: AlignmentData) -> Tokenizer | None:
+    """The vocabulary of a BERT that begins with random weights, learnt from the training reports unless it is given."""
+    report = config.modalities.report
+    if report is None or not isinstance(report.encoder, BertConfig):
+        return None
+    encoder = report.encoder
+    if encoder.vocabulary is not None:
+        return Tokenizer.read(encoder.vocabulary, encoder.max_length)
+    texts = [" ".join(report_sentences(report, record)) for record in data.records(data.split.train)]
+    return learn_vocabulary(texts, encoder.vocabulary_size, encoder.max_length)
+
+
+def _task_of(config: AlignConfig, stage: AlignStageConfig, network: JointEncoders, data: AlignmentData) -> AlignTask:
+    seed = derive_seed(config.seed, stage.name)
+    frozen = [name for name in config.modalities.names if getattr(config.modalities, name).freeze]
+    if stage.train is not None:
+        frozen = [name for name in config.modalities.names if name not in stage.train]
+    torch.manual_seed(seed)
+    return AlignTask(
+        network,
+        stage,
+        sampler_of(config, stage, network, data, seed),
+        frozen=frozen,
+        trainer=config.trainer,
+        measure=measure_recent,
+        seed=seed,
+    )
+
+
+def sampler_of(
+    config: AlignConfig, stage: AlignStageConfig, network: JointEncoders, data: AlignmentData, seed: int
+) -> AlignedSampler:
+    """Batches of the training records for ``stage``."""
+    ids, slots = data.split.train, slots_of(stage)
+    streams = {
+        place: stream_of(
+            place,
+            data,
+            config.modalities,
+            ids,
+            slots=slots[place],
+            seed=seed,
+            train=True,
+            tokenizer=network.tokenizer,
+            spatial_dims=dims_of(config, modality_of(place)),
+        )
+        for place in slots
+    }
+    texts = None
+    if config.modalities.report is not None and config.duplicates != "none":
+        joined = [" ".join(report_sentences(config.modalities.report, record)) for record in data.records(ids)]
+        texts = text_groups(joined).tolist()
+    return AlignedSampler(
+        ids,
+        data.subjects(ids),
+        streams,
+        slots,
+        batch=stage.batch,
+        seed=seed,
+        texts=texts,
+        hide={place: getattr(config.modalities, modality_of(place)).hide for place in slots},
+    )
+
+
+def dims_of(config: AlignConfig, modality: str) -> int:
+    """Axes of what the encoder of ``modality`` reads."""
+    return int(getattr(getattr(config.modalities, modality).encoder, "dims", 1))
+
+
+def measure_recent(recent: Sequence[Recent]) -> Mapping[str, torch.Tensor]:
+    """Effective rank of the codes of every place, of the records that have it."""
+    found = {}
+    for place in recent[0] if recent else ():
+        rows = torch.cat([codes[present] for codes, present in (batch[place] for batch in recent)])
+        if len(rows) > 1:
+            found[f"{place}/effective_rank"] = spectrum(unit(wide(rows))).effective_rank()
+    return found

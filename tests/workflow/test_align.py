@@ -1,0 +1,168 @@
+"""`medcl align` end to end: four real modalities of which records lack some, killed and resumed, read again elsewhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from resuming import check_killed_and_resumed, train_command
+
+from medcl.records.manifest import Manifest
+from medcl.records.record import Record
+from medcl.runs import RunFolder
+from medcl.weights.alignment import find_alignment
+
+MODALITIES = {
+    "radiograph": {"encoder": {"name": "resnet", "depth": 10, "width": 4}, "shorter": 32, "patch": [32, 32]},
+    "ecg": {"encoder": {"name": "ecg_vit", "width": 16, "layers": 1, "heads": 2, "stem": 8}, "seconds": 2},
+    "labs": {"encoder": {"hidden": [8]}},
+    "report": {
+        "encoder": {"name": "bert", "layers": 1, "width": 16, "heads": 2, "max_length": 32, "dropout": 0.1},
+        "shuffle": True,
+    },
+}
+CONFIG = {
+    "modalities": MODALITIES,
+    "joint": 8,
+    "stages": [
+        {
+            "name": "texts",
+            "steps": 14,
+            "batch": 6,
+            "train": ["report"],
+            "terms": [{"objective": {"name": "pairwise_clip"}, "between": ["report.findings", "report.impression"]}],
+        },
+        {
+            "name": "joint",
+            "steps": 14,
+            "batch": 6,
+            "terms": [
+                {"objective": {"name": "pairwise_clip"}, "between": ["report", "radiograph", "ecg", "labs"]},
+                {
+                    "objective": {"name": "gram", "min_group": 2},
+                    "between": ["report", "radiograph", "labs"],
+                    "weight": 0.5,
+                },
+                {"objective": {"name": "nt_xent"}, "between": ["radiograph", "radiograph"]},
+            ],
+        },
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Path:
+    """Eighteen records of real ECGs beside drawn images, reports with sections and laboratory values; every third lacks one."""
+    folder = tmp_path_factory.mktemp("records")
+    rng = np.random.default_rng(0)
+    headers = sorted((shared / "data" / "ecg-12lead" / "records").glob("*.hea"))[:18]
+    found = []
+    for number, header in enumerate(headers):
+        Image.fromarray(rng.integers(0, 255, (40, 36), dtype=np.uint8)).save(folder / f"{number}.png")
+        report = f"\n FINDINGS: Heart of size {number}. Lungs are clear.\n\n IMPRESSION: Number {number} is normal.\n"
+        found.append(
+            Record(
+                id=f"r{number}",
+                subject=f"s{number}",
+                radiograph=() if number % 9 == 1 else (folder / f"{number}.png",),
+                ecg=None if number % 9 == 4 else header,
+                report=None if number % 9 == 7 else report,
+                labs={"crp": float(number), **({"ldh": 2.0 * number} if number % 2 else {})},
+            )
+        )
+    Manifest(tuple(found)).write(folder / "records.jsonl")
+    return folder / "records.jsonl"
+
+
+@pytest.fixture(scope="module")
+def run(records: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = tmp_path_factory.mktemp("run")
+    command = train_command("align", CONFIG, records, folder / "run", folder)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return RunFolder(folder / "run")
+
+
+def test_it_trains_every_term_and_says_what_it_saw(run: RunFolder) -> None:
+    rows = run.read_metrics()
+    last = rows[-1]
+    assert {"loss", "gram/loss", "nt_xent/loss", "ecg/effective_rank"} <= set(last)
+    assert all(np.isfinite(value) for value in last.values() if isinstance(value, float))
+    facts = run.read_facts()
+    assert facts["status"] == "finished"
+    assert len(facts["test"]) == 2
+    assert run.page.is_file()
+
+
+def test_another_process_reads_the_weights_and_finds_the_same_codes(run: RunFolder, tmp_path: Path) -> None:
+    found = find_alignment(run.path)
+    network = found.network()
+    assert found.labs is not None
+    assert found.labs.columns == ("crp", "ldh")
+    assert network.tokenizer is not None
+    program = (
+        "import sys, torch\n"
+        "from medcl.weights.alignment import find_alignment\n"
+        "network = find_alignment(sys.argv[1]).network()\n"
+        "with torch.no_grad():\n"
+        "    codes = [network('report', network.tokenizer(['Lungs are clear.'])), network('ecg', torch.ones(1, 12, 200)),\n"
+        "             network('radiograph', torch.ones(1, 1, 32, 32)), network('labs', torch.ones(1, 4))]\n"
+        "torch.save(codes, sys.argv[2])\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(run.path), str(tmp_path / "codes.pt")], check=True)
+    with torch.no_grad():
+        own = [
+            network("report", network.tokenizer(["Lungs are clear."])),
+            network("ecg", torch.ones(1, 12, 200)),
+            network("radiograph", torch.ones(1, 1, 32, 32)),
+            network("labs", torch.ones(1, 4)),
+        ]
+    for one, other in zip(own, torch.load(tmp_path / "codes.pt", weights_only=True), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+        assert one.shape == (1, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed_at", [9, 21])
+def test_killed_and_resumed(killed_at: int, records: Path, tmp_path: Path) -> None:
+    check_killed_and_resumed("align", CONFIG, [], killed_at, records, tmp_path)
+
+
+def _fails(records: Path, tmp_path: Path, config: dict) -> str:
+    command = train_command("align", config, records, tmp_path / "run", tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+class TestMessages:
+    def test_a_place_that_is_not_there(self, records: Path, tmp_path: Path) -> None:
+        stage = {
+            **CONFIG["stages"][0],
+            "terms": [{"objective": {"name": "pairwise_clip"}, "between": ["report", "volume"]}],
+        }
+        assert "between names 'volume'" in _fails(records, tmp_path, {**CONFIG, "stages": [stage]})
+
+    def test_one_modality_is_none(self, records: Path, tmp_path: Path) -> None:
+        config = {**CONFIG, "modalities": {"report": MODALITIES["report"]}}
+        assert "an alignment needs two or more" in _fails(records, tmp_path, config)
+
+    def test_a_damaged_image_is_named(self, records: Path, tmp_path: Path) -> None:
+        manifest = Manifest.read(records)
+        (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+        first = manifest.records[0]
+        broken = Record(id=first.id, subject=first.subject, radiograph=(tmp_path / "broken.png",), report="Clear.")
+        Manifest((broken, *manifest.records[1:])).write(tmp_path / "broken.jsonl")
+        assert "broken.png: truncated, damaged or no image" in _fails(tmp_path / "broken.jsonl", tmp_path, CONFIG)
+
+    def test_a_batch_of_more_subjects_than_there_are(self, records: Path, tmp_path: Path) -> None:
+        stage = {**CONFIG["stages"][0], "batch": 64}
+        assert "a batch has 64 records of different subjects" in _fails(
+            records, tmp_path, {**CONFIG, "stages": [stage]}
+        )

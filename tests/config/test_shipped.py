@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import medcl.objectives  # noqa: F401  (announces the objectives)
+from medcl.config.align import AlignConfig
 from medcl.config.load import load_one_of
 from medcl.config.pipeline import PipelineConfig
 from medcl.config.pretrain import PretrainConfig
@@ -17,6 +18,7 @@ from medcl.tasks.requirements import check_requirements
 MODELS = {
     "pretrain": ("", {"": PretrainConfig}),
     "finetune": ("task", FINETUNING),
+    "align": ("", {"": AlignConfig}),
     "pipelines": ("", {"": PipelineConfig}),
     "splits": ("", {"": SplitConfig}),
 }

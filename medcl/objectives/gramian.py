@@ -150,7 +150,7 @@ class Gram(ObjectiveConfig):
     temperature: TemperatureConfig = Field(LearnedTemperature(), description="learned from 0.07 within [0.01, 1]")
     smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="label smoothing")
     root: Root = Field("clamped", description="exact: the square root as published, whose gradient has no bound at 0")
-    eps: PositiveFloat = 1e-6
+    eps: PositiveFloat = Field(1e-6, description="smallest volume whose gradient is not 0, with clamped")
     pairs: NonNegativeFloat = Field(
         0.1, description="weight of CLIP on every pair: one aligned pair alone has volume 0 already"
     )

@@ -23,7 +23,8 @@ from medcl.objectives.kernel import as_temperature, reduce, unit, wide
 from medcl.objectives.output import LossOutput, Reduction
 from medcl.objectives.pairwise import pairwise_clip
 from medcl.objectives.presence import Missing, checked_presence, with_missing
-from medcl.objectives.temperature import LearnedTemperature, TemperatureConfig, TemperedObjective
+from medcl.objectives.temperature import LearnedTemperature, Temperature, TemperatureConfig
+from medcl.seeds import derive_seed
 
 BUDGET = 2**30
 """Bytes that the products of all combinations may take by default."""
@@ -203,7 +204,10 @@ class Symile(ObjectiveConfig):
         LearnedTemperature(start=0.5, range=(0.001, 2.0)),
         description="learned; products of three unit vectors are small, so it ends lower than that of CLIP",
     )
-    negatives: Literal["shuffled", "all"] = "shuffled"
+    negatives: Literal["shuffled", "all"] = Field(
+        "shuffled",
+        description="tuples of shuffled rows, as many as records, or all combinations (within a memory budget)",
+    )
     derange: bool = Field(True, description="no true tuple among the shuffled ones")
     normalize: bool = Field(True, description="false: codes as the heads give them (the published clinical model)")
     missing: Missing = Field(
@@ -212,15 +216,16 @@ class Symile(ObjectiveConfig):
     min_group: PositiveInt = Field(8, description="records of a group at least")
 
     def build(self, setting: Setting) -> nn.Module:
-        return TemperedObjective(self, setting)
+        return _SymileObjective(self, setting)
 
-    def loss(self, codes: Codes, temperature: float | Tensor, gather: Gather) -> LossOutput:
+    def loss(self, codes: Codes, temperature: float | Tensor, gather: Gather, generator: torch.Generator) -> LossOutput:
         modalities, present = modalities_of(codes, self.name)
 
         def together(rows: list[Tensor]) -> LossOutput:
             return symile(
                 rows,
                 negatives=self.negatives,
+                generator=generator,
                 derange=self.derange,
                 temperature=temperature,
                 normalize=self.normalize,
@@ -241,3 +246,17 @@ class Symile(ObjectiveConfig):
             min_group=self.min_group,
             gather=gather,
         )
+
+
+class _SymileObjective(nn.Module):
+    """Shuffles are drawn from the seed and the step: alike in all processes, and after a resume."""
+
+    def __init__(self, entry: Symile, setting: Setting) -> None:
+        super().__init__()
+        self.entry = entry
+        self.temperature = Temperature(entry.temperature, setting.steps)
+        self.seed = setting.seed
+
+    def forward(self, codes: Codes, gather: Gather = LOCAL) -> LossOutput:
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "symile", codes.step or 0))
+        return self.entry.loss(codes, self.temperature(codes.step), gather, generator)

@@ -104,6 +104,10 @@ def _lacking(config: PretrainConfig, number: int, objective: ObjectiveConfig) ->
             any(stage.only is not None for stage in config.stages[:number]),
             "rehearses records of earlier stages; give those stages only=[CLASS, ...]",
         ),
+        "modalities": (
+            False,
+            "compares modalities of a record, which a pretraining has one of; give it in medcl align",
+        ),
         "cells": (True, ""),  # every view carries its geometry
         "sample_ids": (True, ""),  # a record's index in the pool
         "teacher": (True, ""),  # the task makes one

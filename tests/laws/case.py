@@ -69,6 +69,8 @@ class Case:
             affine=self._affines(shape, draw),
             patch=((4, 4, 4),) * self.views,
             turns=torch.randint(0, 4, shape, generator=draw),
+            present=(torch.arange(self.views)[:, None] != 1) | (torch.arange(items) != 2),
+            text=torch.arange(items),
             step=3,
         )
 
@@ -111,8 +113,8 @@ class Case:
         return found
 
 
-PER_ITEM = ("record", "subject", "box", "labels", "targets")
-PER_VIEW = ("z", "teacher", "partition", "position", "affine", "image", "hidden", "turns", "body", "cells")
+PER_ITEM = ("record", "subject", "box", "labels", "targets", "text")
+PER_VIEW = ("z", "teacher", "partition", "position", "affine", "image", "hidden", "turns", "body", "cells", "present")
 
 
 def with_items(codes: Codes, order: Tensor | slice) -> Codes:

@@ -94,24 +94,13 @@ def accuracy(joint: JointEncoders, *, together: bool) -> float:
                 "derange": False,
                 "temperature": {"name": "learned", "start": 1.35, "range": [0.001, 2.0]},
             },
-            0.0,
-            0.95,
-            1.0,
-        ),
-        (
-            {
-                "name": "symile",
-                "missing": "indicator",
-                "derange": False,
-                "temperature": {"name": "learned", "start": 1.35, "range": [0.001, 2.0]},
-            },
             0.2,
             0.95,
             1.0,
         ),
         ({"name": "pairwise_clip", "combine": "sum"}, 0.0, 0.45, 0.55),
     ],
-    ids=["symile", "symile, a fifth missing", "pairs"],
+    ids=["symile, a fifth missing", "pairs"],
 )
 def test_only_symile_sees_an_exclusive_or(
     objective: dict, missing: float, lowest: float, highest: float, tmp_path: Path

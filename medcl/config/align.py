@@ -127,7 +127,6 @@ class ReportConfig(_ModalityConfig):
     clean: bool = Field(True, description="collapse blanks, drop de-identified spans and sentences with clock times")
     shuffle: bool = Field(False, description="sentences in another order every epoch")
     sentence: Rate = Field(0.0, description="chance to read one sentence instead of all")
-    mask: Rate = Field(0.15, description="share of the tokens that masked_language hides")
 
     @model_validator(mode="after")
     def _known(self) -> ReportConfig:
@@ -186,11 +185,9 @@ class AlignConfig(Strict):
     joint: PositiveInt = Field(128, description="dimensions of the joint space")
     stages: tuple[AlignStageConfig, ...] = Field(min_length=1)
     min_present: PositiveInt = Field(2, description="records with fewer of the modalities are left out, and counted")
-    duplicates: Literal["mask", "multi_positive", "none"] = Field(
-        "mask",
-        description="records of a batch with the same text: mask: no negatives; multi_positive: positives; none: negatives",
+    duplicates: Literal["mask", "none"] = Field(
+        "mask", description="records of a batch with the same text: mask: no negatives of each other; none: negatives"
     )
-    validate_every: PositiveInt | None = Field(None, description="steps between looks at the validation records")
     trainer: TrainerConfig = TrainerConfig()
     seed: NonNegativeInt = 0
 

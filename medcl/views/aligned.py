@@ -8,8 +8,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from medcl.errors import DataError
@@ -68,8 +66,7 @@ class AlignedSampler:
         slots: how many views of every place a batch has.
         batch: records of a batch.
         seed: of the run.
-        texts: a number for every record, equal where reports are; -1 for none.
-        mask_texts: records with one text are no negatives of each other.
+        texts: a number for every record, equal where reports are, which makes them no negatives of each other; -1 for none.
         hide: chance of every place to be hidden from a record that has more than two.
 
     Raises DataError if there are fewer subjects than a batch has records.
@@ -85,7 +82,6 @@ class AlignedSampler:
         batch: int,
         seed: int,
         texts: Sequence[int] | None = None,
-        mask_texts: bool = True,
         hide: Mapping[str, float] | None = None,
     ) -> None:
         self.ids = tuple(ids)
@@ -95,7 +91,7 @@ class AlignedSampler:
         self.batch = batch
         self.seed = seed
         self.texts = tuple(texts) if texts is not None else (-1,) * len(self.ids)
-        self.groups = _joined(self.subjects, self.texts if mask_texts else ())
+        self.groups = _groups(self.subjects, self.texts)
         self.hide = dict(hide or {})
         self._records_of: dict[int, list[int]] = {}
         for record, subject in enumerate(self.subjects):
@@ -163,15 +159,13 @@ class AlignedSampler:
         return [name for name in names if margin[name] >= 0 or name in spared]
 
 
-def _joined(subjects: Sequence[int], texts: Sequence[int]) -> tuple[int, ...]:
-    """A number for every record, equal where subjects are equal, or texts that are not -1, or both by way of others."""
-    if not texts:
-        return tuple(subjects)
-    known = [(record, text) for record, text in enumerate(texts) if text >= 0]
-    names = [("subject", subject) for subject in subjects] + [("text", text) for _, text in known]
+def _groups(subjects: Sequence[int], texts: Sequence[int]) -> tuple[int, ...]:
+    """A number for every record: of its text where it has one, else of its subject; a batch holds no subject twice anyway.
+
+    Never both at once: one frequent text would join its subjects, and so all else that these subjects have.
+    """
+    names = [
+        ("text", text) if text >= 0 else ("subject", subject) for subject, text in zip(subjects, texts, strict=True)
+    ]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    rows = [*range(len(subjects)), *(record for record, _ in known)]
-    columns = [len(subjects) + numbers[name] for name in names]
-    size = len(subjects) + len(numbers)
-    graph = coo_matrix((np.ones(len(rows), bool), (rows, columns)), (size, size))
-    return tuple(int(group) for group in connected_components(graph, directed=False)[1][: len(subjects)])
+    return tuple(numbers[name] for name in names)

@@ -55,11 +55,10 @@ class Codes:
     ``turns`` (L, B): by how many quarter turns about z the encoder saw it turned.
     ``body`` (L, B, *S): True inside the body, at the image's resolution.
     ``present`` (V, B): in an alignment, whose views are modalities, False where the record lacks the modality; its row of ``z`` says nothing.
-    ``text`` (B,): integers, equal where the records' reports are.
     ``cells``: where the cells of the maps ``z`` lie, leading axes (V, B).   ``step``: training step, None outside training.
     """
 
-    PER_ITEM: ClassVar[frozenset[str]] = frozenset({"record", "subject", "box", "labels", "cluster", "targets", "text"})
+    PER_ITEM: ClassVar[frozenset[str]] = frozenset({"record", "subject", "box", "labels", "cluster", "targets"})
 
     z: Tensor
     teacher: Tensor | None = None
@@ -79,7 +78,6 @@ class Codes:
     turns: Tensor | None = None
     body: Tensor | None = None
     present: Tensor | None = None
-    text: Tensor | None = None
     cells: Cells | None = None
     step: int | None = None
 

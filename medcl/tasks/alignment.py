@@ -133,7 +133,6 @@ class AlignTask(RenderedTask):
             present=there[:, rows],
             record=batch.record[rows],
             subject=batch.group[rows],
-            text=batch.text[rows],
             step=self.global_step,
         )
 

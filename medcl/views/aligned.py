@@ -33,12 +33,11 @@ class Stream(Protocol):
 @dataclass(frozen=True)
 class AlignedPlan(_Tensors):
     """``record`` (B,): index.   ``group`` (B,): equal where two records are no negatives of each other: one subject, or one text.
-    ``text`` (B,): equal where reports are, -1 for none.   ``present`` (B,) and the plan of the present rows, by place.
+    ``present`` (B,) and the plan of the present rows, by place.
     """
 
     record: Tensor
     group: Tensor
-    text: Tensor
     present: dict[str, Tensor]
     plans: dict[str, Any]
 
@@ -49,7 +48,6 @@ class AlignedBatch(_Tensors):
 
     record: Tensor
     group: Tensor
-    text: Tensor
     present: dict[str, Tensor]
     inputs: dict[str, tuple[Any, ...]]
 
@@ -90,8 +88,7 @@ class AlignedSampler:
         self.slots = dict(slots)
         self.batch = batch
         self.seed = seed
-        self.texts = tuple(texts) if texts is not None else (-1,) * len(self.ids)
-        self.groups = _groups(self.subjects, self.texts)
+        self.groups = _groups(self.subjects, texts or (-1,) * len(self.ids))
         self.hide = dict(hide or {})
         self._records_of: dict[int, list[int]] = {}
         for record, subject in enumerate(self.subjects):
@@ -135,7 +132,6 @@ class AlignedSampler:
         return AlignedPlan(
             record=torch.tensor([record for record, _ in drawn]),
             group=torch.tensor([self.groups[record] for record, _ in drawn]),
-            text=torch.tensor([self.texts[record] for record, _ in drawn]),
             present=present,
             plans=plans,
         )
@@ -145,7 +141,6 @@ class AlignedSampler:
         return AlignedBatch(
             record=plan.record.to(device),
             group=plan.group.to(device),
-            text=plan.text.to(device),
             present={name: present.to(device) for name, present in plan.present.items()},
             inputs={name: self.streams[name].render(own, device) for name, own in plan.plans.items()},
         )

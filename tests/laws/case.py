@@ -70,7 +70,6 @@ class Case:
             patch=((4, 4, 4),) * self.views,
             turns=torch.randint(0, 4, shape, generator=draw),
             present=(torch.arange(self.views)[:, None] != 1) | (torch.arange(items) != 2),
-            text=torch.arange(items),
             step=3,
         )
 
@@ -113,7 +112,7 @@ class Case:
         return found
 
 
-PER_ITEM = ("record", "subject", "box", "labels", "targets", "text")
+PER_ITEM = ("record", "subject", "box", "labels", "targets")
 PER_VIEW = ("z", "teacher", "partition", "position", "affine", "image", "hidden", "turns", "body", "cells", "present")
 
 

@@ -61,9 +61,13 @@ class JointEncoders(nn.Module):
         found: Encoded = self.encoders[name](inputs)
         return found
 
-    def forward(self, name: str, inputs: Any) -> Tensor:
-        codes: Tensor = self.heads[name](self.encode(name, inputs).pooled)
+    def project(self, name: str, encoded: Encoded) -> Tensor:
+        """Codes ``(B, D)`` of features."""
+        codes: Tensor = self.heads[name](encoded.pooled)
         return codes
+
+    def forward(self, name: str, inputs: Any) -> Tensor:
+        return self.project(name, self.encode(name, inputs))
 
 
 def build_joint(

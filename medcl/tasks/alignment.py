@@ -9,15 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medcl.config.align import AlignStageConfig, AlignTermConfig
+from medcl.config.align import AlignStageConfig
 from medcl.config.training import TrainerConfig
 from medcl.encoders.joint import JointEncoders
-from medcl.objectives.codes import Codes, Setting
+from medcl.objectives.codes import Setting
 from medcl.objectives.output import LossOutput
-from medcl.objectives.state import Stateful, commit_all
+from medcl.objectives.state import commit_all
 from medcl.seeds import derive_seed
+from medcl.tasks.alignment_terms import build_term
 from medcl.tasks.candidates import Candidates
 from medcl.tasks.rendered import RenderedTask
+from medcl.tasks.seen import Seen
 from medcl.views.aligned import AlignedBatch, AlignedSampler
 
 Recent = dict[str, tuple[Tensor, Tensor]]
@@ -77,10 +79,7 @@ class AlignTask(RenderedTask):
             steps=stage.steps,
             seed=self.seed,
         )
-        self.objectives = nn.ModuleList(term.objective.build(setting) for term in stage.terms)
-        for part in self.objectives.modules():
-            if isinstance(part, Stateful):
-                part.auto_commit = False
+        self.terms = nn.ModuleList(build_term(term, network, setting) for term in stage.terms)
         self.measure = measure
         self.latest: list[LossOutput] = []
         self.recent: deque[Recent] = deque(maxlen=16)
@@ -95,51 +94,20 @@ class AlignTask(RenderedTask):
         return self
 
     def training_step(self, batch: AlignedBatch, batch_idx: int) -> Tensor:
-        codes = {place: self._codes(batch, place) for place in batch.present}
+        seen = Seen(self.network, batch)
         self.latest = [
-            self.candidates.compute(objective, self._given(batch, codes, term), self.global_step)
-            for term, objective in zip(self.stage.terms, self.objectives, strict=True)
+            self.candidates.compute(term.objective, term.codes(seen, self.global_step), self.global_step)
+            for term in self.terms
         ]
-        self.recent.append({place: (slots[0].detach(), batch.present[place]) for place, slots in codes.items()})
+        self.recent.append({place: (seen.codes(place).detach(), seen.present(place)) for place in batch.present})
         return torch.stack(
-            [term.weight * found.loss for term, found in zip(self.stage.terms, self.latest, strict=True)]
+            [term.weight * found.loss for term, found in zip(self.terms, self.latest, strict=True)]
         ).sum()
-
-    def _codes(self, batch: AlignedBatch, place: str) -> list[Tensor]:
-        """Codes ``(B, D)`` of every slot of ``place``; 0 for records that lack it."""
-        present = batch.present[place]
-        found = []
-        for inputs in batch.inputs.get(place, ()):
-            codes = self.network(modality_of(place), inputs)
-            found.append(codes.new_zeros(len(present), codes.shape[1]).index_put((present.nonzero().flatten(),), codes))
-        return (
-            found or [torch.zeros(len(present), self.network.joint, device=present.device)] * self.sampler.slots[place]
-        )
-
-    def _given(self, batch: AlignedBatch, codes: Mapping[str, list[Tensor]], term: AlignTermConfig) -> Codes:
-        """What the objective of ``term`` reads: of complete records only, unless it can do with others."""
-        seen: Counter[str] = Counter()
-        views, present = [], []
-        for place in term.between:
-            views.append(codes[place][seen[place]])
-            present.append(batch.present[place])
-            seen[place] += 1
-        z, there = torch.stack(views), torch.stack(present)
-        rows = torch.arange(z.shape[1], device=z.device)
-        if "modalities" not in term.objective.needed():
-            rows = there.all(0).nonzero().flatten()
-        return Codes(
-            z=z[:, rows],
-            present=there[:, rows],
-            record=batch.record[rows],
-            subject=batch.group[rows],
-            step=self.global_step,
-        )
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """State of objectives is written once for every step of the optimiser."""
         super().optimizer_step(*args, **kwargs)
-        commit_all(self.objectives)
+        commit_all(self.terms)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -152,16 +120,11 @@ class AlignTask(RenderedTask):
     def figures(self) -> dict[str, float | Tensor]:
         """Loss and similarities of every term, and what ``measure`` finds in recent codes."""
         found: dict[str, float | Tensor] = {}
-        for index, (term, output) in enumerate(zip(self.stage.terms, self.latest, strict=True)):
-            prefix = "" if index == 0 else f"{term.objective.name}/"
+        for index, (term, output) in enumerate(zip(self.terms, self.latest, strict=True)):
+            prefix = "" if index == 0 else f"{term.name}/"
             found[f"{prefix}loss"] = output.loss.detach()
             if output.all_equal is not None:
                 found[f"{prefix}loss_over_all_equal"] = output.loss.detach() / output.all_equal
             found.update({f"{prefix}{name}": value for name, value in output.parts.items()})
         found.update(self.measure(list(self.recent)))
         return found
-
-
-def modality_of(place: str) -> str:
-    """The modality of a place such as ``report.findings``."""
-    return place.partition(".")[0]

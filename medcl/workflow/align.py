@@ -22,7 +22,8 @@ from medcl.objectives.kernel import unit, wide
 from medcl.reporting.run_page import write_page
 from medcl.runs import RunFolder, is_first_process
 from medcl.seeds import derive_seed
-from medcl.tasks.alignment import AlignTask, Recent, modality_of, slots_of
+from medcl.tasks.alignment import AlignTask, Recent, slots_of
+from medcl.tasks.seen import modality_of
 from medcl.training.fit import fit
 from medcl.views.aligned import AlignedSampler
 from medcl.weights.alignment import AlignmentCard, save_alignment

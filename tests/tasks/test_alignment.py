@@ -16,9 +16,11 @@ from medcl.config.load import validate
 from medcl.config.training import TrainerConfig
 from medcl.encoders.encoded import Encoded, ModalityEncoder
 from medcl.encoders.joint import JointEncoders
+from medcl.errors import ConfigError
 from medcl.objectives.multiway import mip_scores, pairwise_scores
 from medcl.runs import RunFolder
 from medcl.tasks.alignment import AlignTask, slots_of
+from medcl.tasks.seen import Seen
 from medcl.tasks.streams import VectorStream
 from medcl.training.fit import fit
 from medcl.views.aligned import AlignedBatch, AlignedSampler
@@ -130,22 +132,26 @@ def _one_batch(stage_config: AlignStageConfig, lacking: dict[str, list[int]]) ->
 def test_a_record_without_a_modality_gives_it_no_gradient(objective: str) -> None:
     config = stage({"name": objective, **({"min_group": 2} if objective in ("symile", "gram") else {})}, batch=12)
     task, batch = _one_batch(config, {"ecg": [1, 4], "labs": [4, 7, 8]})
-    codes = {place: task._codes(batch, place) for place in batch.present}
-    for slots in codes.values():
-        slots[0].retain_grad()
-    given = task._given(batch, codes, config.terms[0])
-    task.objectives[0](given).loss.backward()
-    for place, slots in codes.items():
-        gradient = slots[0].grad
-        assert (gradient[~batch.present[place]] == 0).all()
-        assert gradient[batch.present[place]].abs().sum() > 0
+    seen = Seen(task.network, batch)
+    codes = {place: seen.codes(place) for place in batch.present}
+    for rows in codes.values():
+        rows.retain_grad()
+    term = task.terms[0]
+    term.objective(term.codes(seen, 0)).loss.backward()
+    for place, rows in codes.items():
+        assert (rows.grad[~batch.present[place]] == 0).all()
+        assert rows.grad[batch.present[place]].abs().sum() > 0
 
 
 def test_objectives_of_complete_records_see_no_others() -> None:
     config = stage({"name": "nt_xent"}, batch=12)
     task, batch = _one_batch(config, {"ecg": [1, 4], "labs": [4, 7]})
-    codes = {place: task._codes(batch, place) for place in batch.present}
-    assert task._given(batch, codes, config.terms[0]).z.shape == (3, 9, 16)
+    assert task.terms[0].codes(Seen(task.network, batch), 0).z.shape == (3, 9, 16)
+
+
+def test_an_objective_of_maps_is_refused() -> None:
+    with pytest.raises(ConfigError, match="pix_pro: reads maps of one modality; give it in medcl pretrain"):
+        _one_batch(stage({"name": "pix_pro"}, batch=12), {})
 
 
 def test_frozen_encoders_keep_their_weights_and_mode() -> None:
@@ -164,7 +170,7 @@ def test_frozen_encoders_keep_their_weights_and_mode() -> None:
     assert not any(parameter.requires_grad for parameter in joint.encoders["ecg"].parameters())
     assert all(
         parameter in {id(p) for p in task.parameter_groups()[0]["params"]}
-        for parameter in map(id, task.objectives.parameters())
+        for parameter in map(id, task.terms.parameters())
     )
 
 

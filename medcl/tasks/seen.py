@@ -1,0 +1,62 @@
+"""What the encoders of an alignment make of one batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medcl.encoders.encoded import Encoded
+from medcl.encoders.joint import JointEncoders
+from medcl.views.aligned import AlignedBatch
+
+
+def modality_of(place: str) -> str:
+    """The modality of a place such as ``report.findings``."""
+    return place.partition(".")[0]
+
+
+class Seen:
+    """A batch as a network sees it: each input is encoded once, when a term first asks for it, and absent ones never."""
+
+    def __init__(self, network: JointEncoders, batch: AlignedBatch) -> None:
+        self.network = network
+        self.batch = batch
+        self._encoded: dict[tuple[str, int], Encoded] = {}
+        self._codes: dict[tuple[str, int], Tensor] = {}
+
+    def present(self, place: str) -> Tensor:
+        """Which of the B records have ``place`` (B,)."""
+        return self.batch.present[place]
+
+    def inputs(self, place: str, slot: int = 0) -> Any:
+        """What the encoder reads of the records that have ``place``; None where none has it."""
+        found = self.batch.inputs.get(place)
+        return None if found is None else found[slot]
+
+    def encoded(self, place: str, slot: int = 0) -> Encoded | None:
+        """Features of the records that have ``place``, before any head; None where none has it."""
+        inputs = self.inputs(place, slot)
+        if inputs is None:
+            return None
+        if (place, slot) not in self._encoded:
+            self._encoded[place, slot] = self.network.encode(modality_of(place), inputs)
+        return self._encoded[place, slot]
+
+    def codes(self, place: str, slot: int = 0) -> Tensor:
+        """Codes ``(B, D)`` in the joint space, not normalised; 0 for records that lack ``place``."""
+        if (place, slot) not in self._codes:
+            encoded = self.encoded(place, slot)
+            if encoded is None:
+                there = self.present(place)
+                found = torch.zeros(len(there), self.network.joint, device=there.device)
+            else:
+                found = self.placed(self.network.project(modality_of(place), encoded), place)
+            self._codes[place, slot] = found
+        return self._codes[place, slot]
+
+    def placed(self, rows: Tensor, place: str) -> Tensor:
+        """``rows (n, ...)`` of the records that have ``place`` among all: ``(B, ...)``, 0 for the others."""
+        there = self.present(place)
+        return rows.new_zeros(len(there), *rows.shape[1:]).index_put((there.nonzero().flatten(),), rows)

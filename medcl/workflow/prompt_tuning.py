@@ -184,6 +184,19 @@ def similarities(
     return torch.cat(rows).numpy()
 
 
+def class_scores(tuned: Tuned, stream: Stream, ids: Sequence[str], card: PromptsCard, device: torch.device) -> Array:
+    """``(N, C)``: of every record and class; base and novel classes each among themselves, as images may read the classes too."""
+    names = list(card.classes)
+    found = np.zeros((len(ids), len(names)))
+    for kind in (False, True):
+        own = [name for name in names if (name in card.novel) == kind]
+        if own:
+            told = similarities(tuned, stream, ids, card.texts(tuple(own)), device)
+            scores = finding_scores(torch.from_numpy(told)).numpy() if card.findings else told
+            found[:, [names.index(name) for name in own]] = scores
+    return found
+
+
 def _scores(
     config: PromptTuningConfig,
     part: str,
@@ -201,11 +214,9 @@ def _scores(
     device = torch_device(config.trainer.device)
     networks = {"this run": tuned, "the alignment, nothing learnt": Tuned(alignment.network(), card.modality)}
     found: Mapping[str, Array] = {
-        name: similarities(network, stream, held_out, card.texts(), device) for name, network in networks.items()
+        name: class_scores(network, stream, held_out, card, device) for name, network in networks.items()
     }
     labels = np.array([classes.labels[name] for name in held_out], dtype=float)
-    if config.findings:
-        found = {name: finding_scores(torch.from_numpy(told)).numpy() for name, told in found.items()}
     subjects = [data.manifest.by_id(name).subject for name in held_out]
     novel = [name in config.novel for name in classes.texts]
     scores = {name: score_base_novel(told, labels, novel, subjects) for name, told in found.items()}
@@ -223,6 +234,10 @@ def _scores(
         f"{config.method.name}, {config.shots} labelled records of each of {len(classes.base)} base classes at most; of {len(config.novel)} novel classes "
         "none. Base records are told among base classes, novel ones among novel classes."
     ]
+    if seen := len(set(held_out) & set(alignment.card.records)):
+        notes.append(
+            f"Seen in the training of the alignment (images and texts, no labels): {seen} of these {len(held_out)}."
+        )
     if differences:
         notes.append(f"The difference of accuracies is {metrics_of_difference}.")
     return MethodScores(

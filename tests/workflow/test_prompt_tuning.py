@@ -17,6 +17,7 @@ import medcl.objectives  # noqa: F401  (announces the objectives)
 from medcl.config.align import AlignConfig
 from medcl.config.load import validate
 from medcl.config.prompt_tuning import PromptTuningConfig
+from medcl.encoders.tuned import Tuned
 from medcl.errors import ConfigError, DataError, WeightsError
 from medcl.evaluation.methods import MethodScores
 from medcl.records.manifest import Manifest
@@ -132,6 +133,7 @@ def test_it_sees_few_labels_of_base_classes_alone_and_scores_both_kinds(run: Run
     page = run.page.read_text()
     assert "accuracy, novel classes" in page
     assert "of 2 novel classes none" in page
+    assert "Seen in the training of the alignment" not in page  # both hold out the same records
     assert {"loss", "accuracy"} <= set(run.read_metrics()[-1])
 
 
@@ -141,9 +143,13 @@ def test_its_weights_are_the_frozen_alignment_and_what_was_learnt(run: RunFolder
     assert after.state.keys() == before.state.keys()
     found = find_prompts(run.path)
     assert found.card.records == tuple(run.read_facts()["labelled"])
-    rows = {(r["id"], r["class"]): float(r["score"]) for r in csv.DictReader((run.path / "predictions.csv").open())}
-    assert found.tuned().own_state().keys() == found.state.keys()
-    assert len(rows) == 48
+    tuned = found.tuned()
+    own = tuned.own_state()
+    assert own.keys() == found.state.keys()
+    assert all(own[name].equal(value) for name, value in found.state.items())
+    x = torch.rand(1, 1, 32, 32)
+    texts = tuned.texts.tokenizer(found.card.texts())
+    assert not torch.allclose(tuned(x, texts).similarity, Tuned(after.network(), "radiograph")(x, texts).similarity)
     with pytest.raises(WeightsError, match=r"holds no prompts \(no prompts.yaml\)"):
         find_prompts(aligned)
 

@@ -194,3 +194,32 @@ class TestRefusals:
     def test_heads_that_do_not_divide(self) -> None:
         with pytest.raises(ConfigError, match=r"method.heads: 3 does not divide the 16"):
             build_tuned(alignment(), "radiograph", ClassAwareTuning(heads=3), LEADS)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        LoraTuning(rank=2, dropout=0.0),
+        MapleTuning(depth=2),
+        MsgcoopTuning(prompts=2),
+        GoproTuning(),
+        ClassAwareTuning(heads=2),
+    ],
+    ids=lambda m: m.name,
+)
+def test_every_method_learns_to_tell_bright_from_dark(method: Tuning) -> None:
+    network = alignment()
+    tuned = build_tuned(network, "radiograph", method, LEADS).train()
+    texts = network.tokenizer(TEXTS[:2])
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(8) % 2
+    x = 0.3 * torch.randn(8, 1, 32, 32, generator=generator) + labels.view(-1, 1, 1, 1)
+    optimiser = torch.optim.Adam([p for p in tuned.parameters() if p.requires_grad], lr=3e-2)
+    losses = []
+    for _ in range(30):
+        loss = torch.nn.functional.cross_entropy(tuned(x, texts).similarity / 0.03, labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss))
+    assert min(losses[-3:]) < 0.9 * min(losses[0], 0.69)  # of a random alignment that hardly tells them

@@ -9,7 +9,9 @@ def command(
     resume: Resume = False,
     print_config: PrintConfig = False,
 ) -> None:
-    """Train a segmentation network on a few labelled volumes.
+    """Train a segmentation network on a few labelled volumes; or what else the file's task says (numbers, finer volumes, prompts).
+
+    Example: medcl finetune configs/finetune/prompt_maple.yaml data.path=records.csv init=runs/align out=runs/maple
 
     Example: medcl finetune configs/finetune/segment.yaml data.path=scans/ data.labelled=2 init=runs/pre out=runs/seg
     """

@@ -25,6 +25,7 @@ COMMANDS = {
     "finetune": "Train a segmentation network on a few labelled volumes.",
     "align": "Bring images, reports, ECGs and laboratory values into one joint space.",
     "probe": "What every layer of a network knows, by linear probes.",
+    "explain": "Where in an image and in which words a similarity rests.",
     "predict": "Segment new NIfTI or DICOM scans.",
     "evaluate": "Score masks against the truth.",
     "compare": "Paired differences between two evaluations.",

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from medcl.config.finetune import FinetuneConfig
+from medcl.config.prompt_tuning import PromptTuningConfig
 from medcl.config.regression import RegressionConfig
 from medcl.config.super_resolution import SuperResolutionConfig
 
-AnyFinetune = FinetuneConfig | RegressionConfig | SuperResolutionConfig
+AnyFinetune = FinetuneConfig | RegressionConfig | SuperResolutionConfig | PromptTuningConfig
 
-FINETUNING: dict[str, type[FinetuneConfig] | type[RegressionConfig] | type[SuperResolutionConfig]] = {
+FINETUNING: dict[
+    str, type[FinetuneConfig] | type[RegressionConfig] | type[SuperResolutionConfig] | type[PromptTuningConfig]
+] = {
     "segmentation": FinetuneConfig,
     "regression": RegressionConfig,
     "super_resolution": SuperResolutionConfig,
+    "prompts": PromptTuningConfig,
 }
 """The first is the one of files that name no task."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from monai.networks.nets.resnet import ResNet, ResNetBlock
 from torch import Tensor, nn
 
@@ -30,8 +32,9 @@ class EcgViT(ModalityEncoder):
         )
         self.transformer = Transformer(config, tokens=samples // STEP - 4)
 
-    def forward(self, x: Tensor) -> Encoded:
-        states = self.transformer(self.stem(x).movedim(1, 2))
+    def forward(self, x: Tensor, prompts: Sequence[Tensor] = ()) -> Encoded:
+        """``prompts``: tokens of the first blocks, see :class:`Transformer`."""
+        states = self.transformer(self.stem(x).movedim(1, 2), prompts)
         return Encoded(states[:, 0], states[:, 1:].movedim(1, 2))
 
 

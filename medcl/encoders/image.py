@@ -69,9 +69,10 @@ class ViT(ModalityEncoder):
         self.cells = _CONV[config.dims](in_channels, config.width, config.cell, config.cell)
         self.transformer = Transformer(config, tokens=int(torch.tensor(grid).prod()))
 
-    def forward(self, x: Tensor) -> Encoded:
+    def forward(self, x: Tensor, prompts: Sequence[Tensor] = ()) -> Encoded:
+        """``prompts``: tokens of the first blocks, see :class:`Transformer`."""
         cells = self.cells(x)
-        states = self.transformer(cells.flatten(2).movedim(1, 2))
+        states = self.transformer(cells.flatten(2).movedim(1, 2), prompts)
         return Encoded(states[:, 0], states[:, 1:].movedim(1, 2).unflatten(2, cells.shape[2:]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -55,16 +56,20 @@ class Transformer(nn.Module):
         for tensor in (self.class_token, self.positions):
             nn.init.trunc_normal_(tensor, std=0.02)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, prompts: Sequence[Tensor] = ()) -> Tensor:
+        """``prompts``: of each of the first blocks ``(n, C)`` tokens more, which take the place of what the block before made of its own."""
         if x.shape[1:] != (self.positions.shape[1] - 1, self.out_channels):
             raise ValueError(
                 f"tokens are {tuple(x.shape)}; this transformer was built for "
                 f"(B, {self.positions.shape[1] - 1}, {self.out_channels})"
             )
         x = torch.cat([self.class_token.expand(len(x), -1, -1), x], 1) + self.positions
-        for block in self.blocks:
+        own = x.shape[1]
+        for number, block in enumerate(self.blocks):
+            if number < len(prompts):
+                x = torch.cat([x[:, :own], prompts[number].to(x.dtype).expand(len(x), -1, -1)], 1)
             x = block(x)
-        encoded: Tensor = self.norm(x)
+        encoded: Tensor = self.norm(x[:, :own])
         return encoded
 
 

@@ -9,6 +9,7 @@ import torch
 
 import medcl.objectives  # noqa: F401  (announces the objectives)
 from medcl.config.finetune import FinetuneConfig
+from medcl.config.prompt_tuning import PromptTuningConfig
 from medcl.config.regression import RegressionConfig
 from medcl.config.super_resolution import SuperResolutionConfig
 from medcl.config.tasks import AnyFinetune
@@ -30,6 +31,7 @@ from medcl.weights.card import WeightsCard
 from medcl.weights.load import build_segmenter, load_into
 from medcl.weights.read import WeightsFile, find_weights
 from medcl.weights.save import save_weights
+from medcl.workflow.prompt_tuning import finetune_prompts
 from medcl.workflow.pseudo_labels import label_pool
 from medcl.workflow.regression import finetune_regression
 from medcl.workflow.scans import Scans, open_scans
@@ -45,6 +47,8 @@ def finetune(config: AnyFinetune, *, resume: bool = False, progress: bool = True
             return finetune_regression(config, resume=resume, progress=progress)
         case SuperResolutionConfig():
             return finetune_super_resolution(config, resume=resume, progress=progress)
+        case PromptTuningConfig():
+            return finetune_prompts(config, resume=resume, progress=progress)
         case FinetuneConfig():
             return finetune_segmentation(config, resume=resume, progress=progress)
 

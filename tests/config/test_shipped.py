@@ -6,6 +6,7 @@ import pytest
 
 import medcl.objectives  # noqa: F401  (announces the objectives)
 from medcl.config.align import AlignConfig
+from medcl.config.captions import CaptionsConfig
 from medcl.config.load import load_one_of
 from medcl.config.pipeline import PipelineConfig
 from medcl.config.pretrain import PretrainConfig
@@ -21,6 +22,7 @@ MODELS = {
     "align": ("", {"": AlignConfig}),
     "pipelines": ("", {"": PipelineConfig}),
     "splits": ("", {"": SplitConfig}),
+    "captions": ("", {"": CaptionsConfig}),
 }
 
 
@@ -34,7 +36,7 @@ def kind_of(path: Path) -> str:
 def test_is_valid_and_short(path: Path) -> None:
     kind = kind_of(path)
     key, models = MODELS[kind]
-    config = load_one_of(models, key, path, [] if kind == "splits" else ["data.path=scans", "out=run"])
+    config = load_one_of(models, key, path, [] if kind in ("splits", "captions") else ["data.path=scans", "out=run"])
     assert len(path.read_text().splitlines()) < 60
     if isinstance(config, PretrainConfig):
         check_requirements(config)

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from medcl.config.inspect import InspectConfig
 from medcl.errors import DataError
 from medcl.files import write_text
-from medcl.modalities.duplicates import shared_texts
 from medcl.modalities.facts import Progress, read_all_facts
-from medcl.modalities.report import read_report
-from medcl.modalities.report_text import clean
 from medcl.records.checks import check
 from medcl.records.facts import VolumeFacts
-from medcl.records.findings import Finding, finding
+from medcl.records.findings import Finding
 from medcl.records.layouts import open_data
 from medcl.records.manifest import Manifest
 from medcl.records.record import Record
 from medcl.runs import RunFolder
+from medcl.workflow.inspection_modalities import check_modalities
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,9 @@ def inspect(config: InspectConfig, progress: Progress | None = None) -> Inspecti
     _replace_earlier(run)
     with run.started("inspect", config):
         facts = read_all_facts(manifest, config.workers, progress)
-        findings = (*check(manifest, facts), *check_reports(manifest)) if config.check else ()
+        findings: tuple[Finding, ...] = ()
+        if config.check:
+            findings = (*check(manifest, facts), *check_modalities(manifest, config.workers, progress))
         inspection = Inspection(manifest, facts, findings, config.out)
         if config.label_volumes:
             manifest = with_label_volumes(manifest, facts)
@@ -75,29 +74,6 @@ def inspect(config: InspectConfig, progress: Progress | None = None) -> Inspecti
             findings={"checked": config.check, "errors": inspection.errors, "all": len(findings)},
         )
     return inspection
-
-
-def check_reports(manifest: Manifest) -> Iterator[Finding]:
-    """A finding where reports of records that are declared validation or test say what a training report says.
-
-    The split is by subject; the text may be one that many subjects share, so that this is a warning. Reports that cannot be read are
-    another check's.
-    """
-    texts: dict[str, dict[str, str]] = {"train": {}, "held out": {}}
-    for record in manifest.records:
-        if record.split is not None and record.report is not None:
-            with suppress(DataError):
-                part = "train" if record.split == "train" else "held out"
-                texts[part][record.id] = clean(read_report(record.report))
-    one, other = texts["train"], texts["held out"]
-    partner = shared_texts(list(one.values()), list(other.values())).partner
-    pairs = [(name, list(one)[place]) for name, place in zip(other, partner, strict=True) if place >= 0]
-    if pairs:
-        example = f"such as {pairs[0][0]} and {pairs[0][1]}"
-        message = (
-            f"{len(pairs)} of {len(other)} held-out reports are equal or nearly equal to one of training, {example}"
-        )
-        yield finding("shared-report", None, f"{message}; near_duplicates of medcl align can leave them out")
 
 
 def with_label_volumes(manifest: Manifest, facts: Mapping[Path, VolumeFacts]) -> Manifest:

@@ -72,7 +72,7 @@ def studies(count: int, seed: int) -> Iterator[Study]:
     for number in range(count):
         subject += number % 4 != 1
         own = derive_seed(seed, "study", number)
-        begin = datetime(2150, 1, 1, 4) + timedelta(days=100 * number, minutes=7 * number)
+        begin = datetime(2150, 1, 1, 4) + timedelta(days=100 * number, minutes=number % 30)
         yield Study(number, str(10_000_000 + 1_000_003 * subject % 9_000_000), begin, draw_chest(own), own)
 
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "suggest": "Which volumes to label next.",
     "pretrain": "Learn an encoder from unlabelled volumes.",
     "finetune": "Train a segmentation network on a few labelled volumes.",
+    "pair": "Put radiographs, ECGs and laboratory values of the same patients together.",
     "text-vocabulary": "Learn the word pieces of your own reports.",
     "align": "Bring images, reports, ECGs and laboratory values into one joint space.",
     "probe": "What every layer of a network knows, by linear probes.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -128,9 +129,15 @@ class AlignedSampler:
         return found
 
     def plan(self, step: int, ranks: int = 1) -> AlignedPlan:
-        """Draw batch ``step`` and read what it needs. For a worker process."""
+        """Draw batch ``step`` and read what it needs. For a worker process.
+
+        What a single record of the batch has is hidden: there is nothing to compare it with, and batch statistics need two rows.
+        """
         drawn = self.records_at(step, ranks)
         shown = [self._shown(record, epoch) for record, epoch in drawn]
+        if len(drawn) > 1:
+            counts = Counter(name for names in shown for name in names)
+            shown = [[name for name in names if counts[name] > 1] for names in shown]
         present = {name: torch.tensor([name in names for names in shown]) for name in self.streams}
         plans = {}
         for name, stream in self.streams.items():

@@ -23,6 +23,7 @@ from medcl.preparation.signals import SignalStore, prepare_signals
 from medcl.preparation.store import Store
 from medcl.records.layouts import open_data
 from medcl.records.manifest import Manifest
+from medcl.records.mimic_cxr import FRONTAL
 from medcl.records.names import is_image
 from medcl.records.parts import Parts, parts_of
 from medcl.records.record import Record
@@ -35,6 +36,8 @@ from medcl.workflow.alignment_texts import SharedReports, captions_of, report_se
 from medcl.workflow.prepare import progress_bar
 
 log = logging.getLogger(__name__)
+
+_FRONTAL = (*FRONTAL, "frontal")
 
 PLAIN = ViewsConfig(slots=1, centre=MiddleCentre(), spatial=None, intensity=None)
 """Views for evaluation: the middle of the image as it is."""
@@ -109,8 +112,12 @@ def has(record: Record, modality: str, captions: LabelCaptions | None = None) ->
 
 
 def images_of(record: Record) -> tuple[Path, ...]:
-    """Files of the radiograph; a table whose column is called ``image`` names 2D images as volumes."""
-    return record.radiograph or tuple(path for path in record.volume if is_image(path))
+    """Files of the radiograph, frontal views first; a table whose column is called ``image`` names 2D images as volumes."""
+    files = record.radiograph or tuple(path for path in record.volume if is_image(path))
+    views = record.attributes.get("views", "").split(";")
+    if len(views) != len(files):
+        return files
+    return tuple(file for _, file in sorted(zip(views, files, strict=True), key=lambda pair: pair[0] not in _FRONTAL))
 
 
 def open_alignment(config: AlignConfig, folder: Path, known: Preparations | None = None) -> AlignmentData:

@@ -103,6 +103,23 @@ def test_mimic_pairs_by_time_and_by_admission(trees: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("policy", "count"),
+    [("nearest", 10), ("all", 10), ("admission", 4)],  # of the six admissions two have an ECG with gaps
+)
+def test_medcl_pair_writes_one_manifest(trees: dict[str, Path], tmp_path: Path, policy: str, count: int) -> None:
+    extra = ["--hosp", str(trees["mimic-hosp"])] if policy == "admission" else []
+    out = tmp_path / "pairs.jsonl"
+    command = ["pair", str(trees["mimic-cxr"]), str(trees["mimic-ecg"]), "--policy", policy, "--out", str(out), *extra]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.exception
+    manifest = Manifest.read(out)
+    assert len(manifest) == count
+    assert f"({count} records of " in done.output
+    assert all(record.radiograph and record.ecg for record in manifest.records)
+    assert all(bool(record.labs) == (policy == "admission") for record in manifest.records)
+
+
+@pytest.mark.parametrize(
     ("name", "lines"),
     [
         ("mimic-cxr", ["metadata.csv.gz:6: image 50000000-a stands there twice", "StudyDate '21809999' and StudyTime '1'", "split 'dev'", "Edema is '2'"]),

@@ -70,6 +70,9 @@ def _upright() -> ViewsConfig:
 class RadiographConfig(_ModalityConfig):
     """X-rays and other single images."""
 
+    images: Literal["first", "any"] = Field(
+        "first", description="of a study with several frontal images: the first one, or in training another every epoch"
+    )
     encoder: ImageEncoderConfig = ResNetConfig()
     init: Path | None = Field(None, description="run folder or weights of `medcl pretrain` for the encoder")
     shorter: PositiveInt = Field(256, description="pixels of the shorter side of a prepared image")

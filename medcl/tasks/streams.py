@@ -24,11 +24,17 @@ from medcl.views.signal import augment_signal
 
 
 class ImageStream:
-    """Views of radiographs or volumes, as ``sampler`` cuts them, of some records mirrored with their text."""
+    """Views of radiographs or volumes, as ``sampler`` cuts them, of some records mirrored with their text.
 
-    def __init__(self, sampler: ViewSampler, mirror: Mirror | None = None) -> None:
+    ``images``: the names in the sampler of those records that have several, one of which is drawn every epoch; the others go by their own.
+    """
+
+    def __init__(
+        self, sampler: ViewSampler, mirror: Mirror | None = None, images: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
         self.sampler = sampler
         self.mirror = mirror
+        self.images = dict(images or {})
         self._places = {record_id: place for place, record_id in enumerate(sampler.ids)}
 
     def has(self, record_id: str) -> bool:
@@ -36,11 +42,16 @@ class ImageStream:
 
     def plan(self, record_ids: Sequence[str], epochs: Sequence[int], slots: int) -> dict[str, ViewPlan | Tensor]:
         """What the views see; their number is the sampler's."""
-        rows = [(self._places[name], epoch) for name, epoch in zip(record_ids, epochs, strict=True)]
+        rows = [(self._place(name, epoch), epoch) for name, epoch in zip(record_ids, epochs, strict=True)]
         plan: dict[str, ViewPlan | Tensor] = {"views": self.sampler.plan_of(rows)}
         if self.mirror is not None:
             plan["mirrored"] = self.mirror.of(record_ids, epochs)
         return plan
+
+    def _place(self, record_id: str, epoch: int) -> int:
+        names = self.images.get(record_id, (record_id,))
+        rng = np.random.default_rng(derive_seed(self.sampler.seed, "image", record_id, epoch))
+        return self._places[names[int(rng.integers(len(names)))]]
 
     def render(self, plan: dict[str, Any], device: torch.device | str) -> tuple[Tensor, ...]:
         """One tensor ``(B, C, *S)`` a slot."""

@@ -112,12 +112,17 @@ def has(record: Record, modality: str, captions: LabelCaptions | None = None) ->
 
 
 def images_of(record: Record) -> tuple[Path, ...]:
-    """Files of the radiograph, frontal views first; a table whose column is called ``image`` names 2D images as volumes."""
+    """Files of the radiograph, of frontal views where there are any; a table whose column is called ``image`` names 2D images as volumes."""
     files = record.radiograph or tuple(path for path in record.volume if is_image(path))
     views = record.attributes.get("views", "").split(";")
-    if len(views) != len(files):
-        return files
-    return tuple(file for _, file in sorted(zip(views, files, strict=True), key=lambda pair: pair[0] not in _FRONTAL))
+    frontal = tuple(file for view, file in zip(views, files, strict=False) if view in _FRONTAL)
+    return frontal if frontal and len(views) == len(files) else files
+
+
+def image_names(record: Record, config: RadiographConfig) -> tuple[str, ...]:
+    """The names in the store of a record's radiographs: its id, and of further ones the id with a number."""
+    count = len(images_of(record)) if config.images == "any" else 1
+    return (record.id, *(f"{record.id}~{number}" for number in range(1, count)))
 
 
 def open_alignment(config: AlignConfig, folder: Path, known: Preparations | None = None) -> AlignmentData:
@@ -152,7 +157,7 @@ def open_alignment(config: AlignConfig, folder: Path, known: Preparations | None
         section = getattr(config.modalities, name)
         if section is not None:
             recipes[name] = known.recipes[name] if known else _recipe(name, section, manifest, split.train)
-            images[name] = _images(name, manifest, recipes[name], folder / name)
+            images[name] = _images(name, section, manifest, recipes[name], folder / name)
     labs = None
     if config.modalities.labs is not None:
         labs = known.labs if known else fit_labs(training, config.modalities.labs.items or lab_names(training))
@@ -189,13 +194,17 @@ def _recipe(name: str, config: RadiographConfig | VolumeConfig, manifest: Manife
         return derive_recipe(fingerprint(volumes, 1, progress), config.recipe, manifest.channel_names)
 
 
-def _images(name: str, manifest: Manifest, recipe: Recipe, folder: Path) -> Store:
-    """The store of every record's radiograph or volume."""
-    records = [
-        replace(record, volume=images_of(record)[:1] if name == "radiograph" else record.volume, label=None)
-        for record in manifest.records
-        if has(record, name)
-    ]
+def _images(
+    name: str, section: RadiographConfig | VolumeConfig, manifest: Manifest, recipe: Recipe, folder: Path
+) -> Store:
+    """The store of every record's radiographs or volume."""
+    records: list[Record] = []
+    for record in manifest.records:
+        if isinstance(section, RadiographConfig) and has(record, name):
+            for own, file in zip(image_names(record, section), images_of(record), strict=False):
+                records.append(replace(record, id=own, volume=(file,), label=None))
+        elif has(record, name):
+            records.append(replace(record, label=None))
     with progress_bar(f"preparing {name}s") as progress:
         return build_store(replace(manifest, records=tuple(records)), recipe, folder, progress=progress)
 
@@ -236,10 +245,11 @@ def stream_of(
     if mirror is not None:  # it takes the place of each view's own flip along x
         spatial = views.spatial.model_copy(update={"flip": (0.0, *views.spatial.flip[1:])})
         views = views.model_copy(update={"spatial": spatial})
+    names = {record.id: image_names(record, config) for record in records} if train and modality == "radiograph" else {}
     return ImageStream(
         ViewSampler(
             store,
-            [record_id for record_id in ids if record_id in store],
+            [name for record_id in ids if record_id in store for name in names.get(record_id, (record_id,))],
             views.model_copy(update={"slots": slots}),
             patch=(views.patch or store.recipe.patch)[:spatial_dims],
             batch=1,
@@ -248,6 +258,7 @@ def stream_of(
             labels=False,
         ),
         mirror,
+        names,
     )
 
 

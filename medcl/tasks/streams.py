@@ -142,7 +142,7 @@ class ReportStream:
     def plan(self, record_ids: Sequence[str], epochs: Sequence[int], slots: int) -> list[list[str]]:
         """The texts of every slot."""
         texts = [
-            [self.text(name, epoch, slot) for name, epoch in zip(record_ids, epochs, strict=True)]
+            [self._text(name, epoch, slot) for name, epoch in zip(record_ids, epochs, strict=True)]
             for slot in range(slots)
         ]
         if self.mirror is None:
@@ -155,8 +155,8 @@ class ReportStream:
     def render(self, plan: list[list[str]], device: torch.device | str) -> tuple[Tokens, ...]:
         return tuple(self.tokenizer(texts).to(device) for texts in plan)
 
-    def text(self, record_id: str, epoch: int = 0, slot: int = 0) -> str:
-        """The text of a record in one epoch and slot, before mirroring."""
+    def _text(self, record_id: str, epoch: int, slot: int) -> str:
+        """The text of a record before mirroring."""
         if record_id in self.captioned:
             assert self.captions is not None
             if not self.train:

@@ -37,13 +37,15 @@ def cacheable(config: AlignConfig, stage: AlignStageConfig) -> bool:
 
 
 def cached_texts(encoder: nn.Module, stream: ReportStream, folder: Path) -> ReportStream | EncodedStream:
-    """``stream`` with its texts encoded by ``encoder`` in evaluation mode; the stream itself where its texts vary.
+    """``stream`` with its texts encoded by ``encoder`` in evaluation mode; the stream itself where its texts vary, as those of special
+    streams of a report do.
 
     The features lie in ``folder``, named by the texts and the weights; they are computed where they do not lie there yet.
     """
-    if stream.varies or not isinstance(encoder, TextEncoder):
+    if type(stream) is not ReportStream or stream.varies or not isinstance(encoder, TextEncoder):
         return stream
-    by_record = {name: stream.text(name) for name in sorted({*stream.sentences, *stream.captioned})}
+    ids = sorted({*stream.sentences, *stream.captioned})
+    by_record = dict(zip(ids, stream.plan(ids, [0] * len(ids), 1)[0], strict=True))
     texts = sorted(set(by_record.values()))
     path = folder / f"{_digest(encoder, texts)}.npy"
     if not path.is_file():

@@ -19,10 +19,13 @@ from medcl.errors import MedclError
 
 COMMANDS = {
     "inspect": "What is in a folder of scans, and what is wrong with it.",
+    "simulate": "Simulated patients, or small trees of credentialed data sets.",
     "prepare": "Reorient, resample, normalise and store volumes once.",
     "suggest": "Which volumes to label next.",
     "pretrain": "Learn an encoder from unlabelled volumes.",
     "finetune": "Train a segmentation network on a few labelled volumes.",
+    "pair": "Put radiographs, ECGs and laboratory values of the same patients together.",
+    "text-vocabulary": "Learn the word pieces of your own reports.",
     "align": "Bring images, reports, ECGs and laboratory values into one joint space.",
     "probe": "What every layer of a network knows, by linear probes.",
     "explain": "Where in an image and in which words a similarity rests.",
@@ -34,7 +37,7 @@ COMMANDS = {
     "describe": "What a run, a weights file or a data set is, and how it was made.",
     "demo": "The whole path in minutes, offline, on a simulated cohort.",
 }
-"""Every command with its line in ``medcl --help``; its code is ``medcl/cli/<name>.py``."""
+"""Every command with its line in ``medcl --help``; its code is ``medcl/cli/<name>.py``, with ``_`` for ``-``."""
 
 
 class _LazyCommands(TyperGroup):
@@ -46,7 +49,7 @@ class _LazyCommands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"medcl.cli.{cmd_name}")
+        module = importlib.import_module(f"medcl.cli.{cmd_name.replace('-', '_')}")
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
         single.command(cmd_name, help=module.command.__doc__)(module.command)
         return typer.main.get_command(single)

@@ -70,6 +70,9 @@ def _upright() -> ViewsConfig:
 class RadiographConfig(_ModalityConfig):
     """X-rays and other single images."""
 
+    images: Literal["first", "any"] = Field(
+        "first", description="of a study with several frontal images: the first one, or in training another every epoch"
+    )
     encoder: ImageEncoderConfig = ResNetConfig()
     init: Path | None = Field(None, description="run folder or weights of `medcl pretrain` for the encoder")
     shorter: PositiveInt = Field(256, description="pixels of the shorter side of a prepared image")
@@ -127,6 +130,14 @@ class ReportConfig(_ModalityConfig):
     clean: bool = Field(True, description="collapse blanks, drop de-identified spans and sentences with clock times")
     shuffle: bool = Field(False, description="sentences in another order every epoch")
     sentence: Rate = Field(0.0, description="chance to read one sentence instead of all")
+    captions: Path | None = Field(
+        None,
+        description="captions from the targets of records without a report: configs/captions/chexpert.yaml, ptbxl.yaml or a file like them",
+    )
+    flip_text: bool = Field(
+        False, description="left and right change places in the text of a record whose image is flipped along x"
+    )
+    cache: bool = Field(True, description="texts that never vary pass a frozen encoder once, not every epoch")
 
     @model_validator(mode="after")
     def _known(self) -> ReportConfig:
@@ -134,6 +145,25 @@ class ReportConfig(_ModalityConfig):
         if wrong:
             raise ValueError(f"sections {wrong} are not known; choose among {', '.join(SECTIONS)}")
         return self
+
+
+class NearDuplicatesConfig(Strict):
+    """Texts of the validation and test parts that stand in training too, or nearly."""
+
+    similarity: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        0.9, description="cosine of character 3- to 5-grams from which texts count as the same; null: equal texts only"
+    )
+    drop: Literal["none", "train", "held_out"] = Field("none", description="which side of a pair is left out")
+
+
+class SourcesConfig(Strict):
+    """How batches are drawn where records come from several data sets or kinds of image."""
+
+    attribute: str = Field("source", description="the attribute of a record that names its source")
+    within_source: Annotated[float, Field(ge=0, le=1)] = Field(0.5, description="share of batches of one source only")
+    alpha: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5, description="a source of n subjects is drawn with a chance of n ** alpha: 1 by size, 0 all alike"
+    )
 
 
 class ModalitiesConfig(Strict):
@@ -188,8 +218,43 @@ class AlignConfig(Strict):
     duplicates: Literal["mask", "none"] = Field(
         "mask", description="records of a batch with the same text: mask: no negatives of each other; none: negatives"
     )
+    near_duplicates: NearDuplicatesConfig | None = Field(
+        NearDuplicatesConfig(), description="texts of held-out records that stand in training; null: not looked for"
+    )
+    sources: SourcesConfig | None = Field(
+        None, description="null: one epoch shows every subject once, whatever its source"
+    )
     trainer: TrainerConfig = TrainerConfig()
     seed: NonNegativeInt = 0
+
+    def frozen_in(self, stage: AlignStageConfig) -> tuple[str, ...]:
+        """The modalities whose encoders keep their weights in ``stage``."""
+        names = self.modalities.names
+        if stage.train is not None:
+            return tuple(name for name in names if name not in stage.train)
+        return tuple(name for name in names if getattr(self.modalities, name).freeze)
+
+    @model_validator(mode="after")
+    def _sides_stay_true(self) -> AlignConfig:
+        report = self.modalities.report
+        chances = {
+            name: section.views.spatial.flip[0]
+            for name in ("radiograph", "volume")
+            if (section := getattr(self.modalities, name)) is not None and section.views.spatial is not None
+        }
+        flipped = [name for name, chance in chances.items() if chance]
+        if report is None:
+            return self
+        if flipped and not report.flip_text:
+            raise ValueError(
+                f"modalities.{flipped[0]}.views.spatial.flip mirrors left and right, which the report names; set its first chance to "
+                "0, or modalities.report.flip_text=true, which swaps left and right in the text"
+            )
+        if report.flip_text and len({*chances.values()}) > 1:
+            raise ValueError(
+                "flip_text: radiograph and volume are mirrored together; give both the same first chance of spatial.flip"
+            )
+        return self
 
     @model_validator(mode="after")
     def _places_exist(self) -> AlignConfig:

@@ -245,6 +245,6 @@ def models_in(field: FieldInfo) -> list[type[BaseModel]]:
         kind = pending.pop()
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             found.append(kind)
-        elif get_origin(kind) in (Union, types.UnionType, Annotated, tuple, list):
+        elif get_origin(kind) in (Union, types.UnionType, Annotated, tuple, list, dict):
             pending.extend(get_args(kind))
     return found

@@ -57,8 +57,8 @@ class JointEncoders(nn.Module):
         return next((part.tokenizer for part in self.encoders.values() if isinstance(part, TextEncoder)), None)
 
     def encode(self, name: str, inputs: Any) -> Encoded:
-        """Features before the head."""
-        found: Encoded = self.encoders[name](inputs)
+        """Features before the head; inputs that were encoded already are handed on."""
+        found: Encoded = inputs if isinstance(inputs, Encoded) else self.encoders[name](inputs)
         return found
 
     def project(self, name: str, encoded: Encoded) -> Tensor:

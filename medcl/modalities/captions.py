@@ -6,11 +6,15 @@ absent or was not mentioned. Such a sentence is generated text, and whoever uses
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from medcl.config.captions import CaptionsConfig
+from medcl.errors import DataError
 from medcl.records.chexpert_labels import ABSENT, NO_FINDING, PRESENT, UNCERTAIN
+from medcl.records.record import Record
 from medcl.seeds import derive_seed
 
 MOST_FINDINGS = 3
@@ -54,58 +58,124 @@ _NOTHING = (
     "{modality} of the {anatomy}: nothing abnormal.",
 )
 _SILENT = ("{modality} of the {anatomy}.", "A {anatomy} {modality}.", "An image of the {anatomy}: {modality}.")
+_STATES = (PRESENT, ABSENT, UNCERTAIN)
+
+
+@dataclass(frozen=True)
+class Templates:
+    """Sentences with {modality}, {anatomy} and, where findings are ``present`` or ``uncertain``, {findings}."""
+
+    present: tuple[str, ...] = _PRESENT
+    uncertain: tuple[str, ...] = _UNCERTAIN
+    healthy: tuple[str, ...] = _NOTHING
+    silent: tuple[str, ...] = _SILENT
+
+
+TEMPLATES = Templates()
+"""medcl's own wording."""
+
+
+@dataclass(frozen=True)
+class LabelCaptions:
+    """The captions that ``config`` writes for records, from the ``labels`` of each (by record id)."""
+
+    config: CaptionsConfig
+    labels: Mapping[str, Mapping[str, float]]
+
+    def all(self, record_id: str) -> tuple[str, ...]:
+        """Every caption of a record; the first one is what evaluation reads."""
+        return captions_by(self.config, self.labels[record_id])
+
+    def draw(self, record_id: str, seed: int) -> str:
+        """One of them, by ``seed``; of more findings than fit, which ones is drawn too."""
+        draw = np.random.default_rng(derive_seed("caption", seed))
+        labels = self.labels[record_id]
+        names = list(labels)
+        found = captions_by(self.config, {names[n]: labels[names[n]] for n in draw.permutation(len(names))})
+        return found[draw.integers(len(found))]
+
+
+def label_captions(records: Iterable[Record], config: CaptionsConfig) -> LabelCaptions:
+    """The captions of those of ``records`` that have a label of ``config``: a target of its name, or a target whose text is its name.
+
+    DataError lists every record with a label that is not 1, 0 or -1.
+    """
+    found, problems = {}, []
+    for record in records:
+        own = {}
+        for name, value in record.targets.items():
+            if name in config.labels:
+                own[name] = value
+            elif value in config.labels:
+                own[str(value)] = PRESENT
+        problems += [
+            f"record {record.id}: {name} is {value!r}; a label is 1, 0, -1 or blank"
+            for name, value in own.items()
+            if value not in _STATES
+        ]
+        if own:
+            found[record.id] = {name: float(value) for name, value in own.items() if value in _STATES}
+    if problems:
+        raise DataError(problems)
+    return LabelCaptions(config, found)
+
+
+def captions_by(config: CaptionsConfig, labels: Mapping[str, float]) -> tuple[str, ...]:
+    """:func:`captions` in the words of ``config``, and the whole captions of a label that alone is present."""
+    given = {
+        "present": config.present,
+        "uncertain": config.uncertain,
+        "healthy": config.healthy,
+        "silent": config.silent,
+    }
+    found = captions(
+        labels,
+        modality=config.modality,
+        anatomy=config.anatomy,
+        phrases={name: wording.phrase for name, wording in config.labels.items() if wording.phrase},
+        most=config.most,
+        normal=config.normal,
+        templates=replace(TEMPLATES, **{name: texts for name, texts in given.items() if texts}),
+    )
+    stated = [name for name, value in labels.items() if value != ABSENT]
+    whole = config.labels[stated[0]].captions if len(stated) == 1 and labels[stated[0]] == PRESENT else ()
+    return found + whole
 
 
 def captions(
-    labels: Mapping[str, float | str],
+    labels: Mapping[str, float],
     *,
     modality: str,
     anatomy: str,
     phrases: Mapping[str, str] | None = None,
     most: int = MOST_FINDINGS,
+    normal: str | None = NO_FINDING,
+    templates: Templates = TEMPLATES,
 ) -> tuple[str, ...]:
     """Every caption that ``labels`` (name: 1 present, 0 absent, -1 uncertain; no entry: not mentioned) can have.
 
     ``modality`` ("X-ray"), ``anatomy`` ("chest") and the ``phrases`` by label name (else the name in lower case) fill the
-    sentences. The first ``most`` present findings are joined; uncertain ones, at most as many, follow in a hedged sentence, or
-    stand alone where none is present. "No Finding" has wordings of its own, used only where nothing is present or uncertain;
+    ``templates``. The first ``most`` present findings are joined; uncertain ones, at most as many, follow in a hedged sentence, or
+    stand alone where none is present. The label ``normal`` has wordings of its own, used only where nothing is present or uncertain;
     a record whose labels state nothing at all gets a caption that names the image only.
     Raises ValueError for other label values.
     """
-    if wrong := [name for name, value in labels.items() if value not in (PRESENT, ABSENT, UNCERTAIN)]:
+    if wrong := [name for name, value in labels.items() if value not in _STATES]:
         raise ValueError(f"labels must be 1, 0 or -1; wrong for {', '.join(wrong)}")
     words = phrases or {}
     found = {
-        state: [
-            words.get(name, name.lower()) for name, value in labels.items() if value == state and name != NO_FINDING
-        ]
+        state: [words.get(name, name.lower()) for name, value in labels.items() if value == state and name != normal]
         for state in (PRESENT, UNCERTAIN)
     }
     present, uncertain = _joined(found[PRESENT][:most], "and"), _joined(found[UNCERTAIN][:most], "or")
     hedges = [text.format(findings=uncertain) for text in _ADDED_UNCERTAIN] if uncertain else []
     if present:
-        texts = _filled(_PRESENT, modality, anatomy, present)
+        texts = _filled(templates.present, modality, anatomy, present)
         return tuple(f"{text} {hedge}" for text in texts for hedge in hedges) or tuple(texts)
     if uncertain:
-        return tuple(_filled(_UNCERTAIN, modality, anatomy, uncertain))
-    return tuple(_filled(_NOTHING if labels.get(NO_FINDING) == PRESENT else _SILENT, modality, anatomy, ""))
-
-
-def draw_caption(
-    labels: Mapping[str, float | str],
-    *,
-    modality: str,
-    anatomy: str,
-    seed: int,
-    phrases: Mapping[str, str] | None = None,
-    most: int = MOST_FINDINGS,
-) -> str:
-    """One of the :func:`captions`, drawn uniformly by ``seed``; of more than ``most`` findings, which ones is drawn too."""
-    draw = np.random.default_rng(derive_seed("caption", seed))
-    names = list(labels)
-    shuffled = {names[n]: labels[names[n]] for n in draw.permutation(len(names))}
-    found = captions(shuffled, modality=modality, anatomy=anatomy, phrases=phrases, most=most)
-    return found[draw.integers(len(found))]
+        return tuple(_filled(templates.uncertain, modality, anatomy, uncertain))
+    healthy = normal is not None and labels.get(normal) == PRESENT
+    return tuple(_filled(templates.healthy if healthy else templates.silent, modality, anatomy, ""))
 
 
 def label_sentence(labels: Mapping[str, float | str]) -> str:

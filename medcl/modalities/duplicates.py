@@ -6,14 +6,17 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 _WORD = re.compile(r"\d+(?:\.\d+)+|[^\W_]+")
 _ROWS = 1024  # of the similarity matrix at a time
+MOST_PAIRS = 50_000_000
+"""Pairs of texts that :func:`shared_texts` compares, which takes minutes."""
 
 
 def normalised(text: str) -> str:
@@ -29,6 +32,58 @@ def text_digest(text: str) -> str:
     return hashlib.sha256(normalised(text).encode()).hexdigest()
 
 
+class SharedTexts(NamedTuple):
+    """Which of N texts ``first`` say what one of M texts ``second`` says.
+
+    ``first`` (N,) bool.   ``partner`` (M,): the place among ``first`` of the text most alike, -1 for none.   ``near``: whether nearly
+    equal texts were looked for, not only equal ones.
+    """
+
+    first: Bool[np.ndarray, " N"]
+    partner: Int64[np.ndarray, " M"]
+    near: bool
+
+
+def shared_texts(
+    first: Sequence[str], second: Sequence[str], similarity: float | None = 0.9, most_pairs: int = MOST_PAIRS
+) -> SharedTexts:
+    """Texts that stand on both sides, equal once normalised or (with a ``similarity``) as alike as :func:`near_duplicates` says.
+
+    More than ``most_pairs`` pairs of different texts are not compared; then equal texts alone are found. Texts without a word are alike to none.
+    """
+    one, other = ([normalised(text) for text in texts] for texts in (first, second))
+    places: dict[str, int] = {}
+    for place, text in enumerate(one):
+        if text:
+            places.setdefault(text, place)
+    others = list(dict.fromkeys(filter(None, other)))
+    nearest = {text: places[text] for text in others if text in places}
+    hit = set(nearest)
+    near = similarity is not None and len(places) * len(others) <= most_pairs
+    if near and places and others:
+        assert similarity is not None
+        both = _vectors([*places, *others])
+        texts = list(places)
+        for start in range(0, len(others), _ROWS):
+            block = (both[len(texts) + start : len(texts) + start + _ROWS] @ both[: len(texts)].T).tocsr()
+            block.data[block.data < similarity - 1e-9] = 0
+            block.eliminate_zeros()
+            hit.update(texts[column] for column in np.unique(block.indices))
+            for row in np.flatnonzero(np.diff(block.indptr)):
+                inside = slice(block.indptr[row], block.indptr[row + 1])
+                best = block.indices[inside][block.data[inside].argmax()]
+                nearest.setdefault(others[start + row], places[texts[best]])
+    return SharedTexts(
+        np.array([text in hit for text in one], bool),
+        np.array([nearest.get(text, -1) for text in other], np.int64),
+        near,
+    )
+
+
+def _vectors(plain: Sequence[str]) -> sparse.csr_matrix:
+    return TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), lowercase=False).fit_transform(plain).tocsr()
+
+
 def near_duplicates(
     texts: Sequence[str], similarity: float = 0.9
 ) -> tuple[Int64[np.ndarray, "P 2"], Float64[np.ndarray, " P"]]:
@@ -42,7 +97,7 @@ def near_duplicates(
     plain = [normalised(text) for text in texts]
     if not any(plain):
         return np.empty((0, 2), np.int64), np.empty(0)
-    vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), lowercase=False).fit_transform(plain).tocsr()
+    vectors = _vectors(plain)
     pairs, cosines = [], []
     for start in range(0, len(plain), _ROWS):
         block = (vectors[start : start + _ROWS] @ vectors.T).tocoo()

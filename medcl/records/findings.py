@@ -43,6 +43,8 @@ CHECKS: dict[str, tuple[Severity, str]] = {
     "duplicate-label": ("warning", "the same label, voxel for voxel, for two images"),
     "repeated-id": ("error", "one record id for several records"),
     "divided-subject": ("error", "a subject on both sides of a split"),
+    "odd-ecg": ("warning", "an ECG whose header had to be repaired, with missing samples or constant leads"),
+    "shared-report": ("warning", "held-out reports that are equal or nearly equal to one of training"),
 }
 """Every check: its severity and what it looks for. An error would make training fail or silently wrong."""
 

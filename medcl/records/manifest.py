@@ -57,6 +57,12 @@ class Manifest:
         except KeyError:
             raise DataError(f"no record '{record_id}' among the {len(self)} of {self.source or 'the data'}") from None
 
+    def subject_numbers(self, ids: Iterable[str]) -> list[int]:
+        """A number for the subject of every id, from 0 in the order of the subjects' names."""
+        names = [self.by_id(record_id).subject for record_id in ids]
+        numbers = {name: number for number, name in enumerate(sorted(set(names)))}
+        return [numbers[name] for name in names]
+
     def select(self, ids: Iterable[str]) -> Manifest:
         """The same data set with these records only, in the order of ``ids``; DataError names any that is missing."""
         return replace(self, records=tuple(self.by_id(record_id) for record_id in ids))

@@ -52,6 +52,7 @@ def write_page(run: RunFolder) -> Path:
         representation=_representation(run, rows),
         environment=environment_facts(facts),
         records=_records(facts),
+        modalities=_modalities(facts),
         config=run.config.read_text(encoding="utf-8") if run.config.is_file() else "",
         repeat=_repeat(command, facts),
     )
@@ -134,6 +135,20 @@ def number_row(diagnosis: Diagnosis) -> list[str]:
 def _records(facts: Mapping[str, Any]) -> dict[str, list[str]]:
     """Which records the run saw or held out, by manifest id."""
     return {name: list(facts[name]) for name in ("pool", "labelled", "validation", "test") if facts.get(name)}
+
+
+def _modalities(facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Of an alignment: how many records of each part have each modality, what was left out and what else to know; None for other runs."""
+    data = facts.get("data")
+    if not data:
+        return None
+    notes = [f"{count} of {data['listed']} records left out: {reason}." for reason, count in data["left_out"].items()]
+    if count := data["captions_from_labels"]:
+        notes.append(f"{count} records without a report have a caption that was written from their labels.")
+    if shared := data["shared_texts"]:
+        alike = "equal or nearly equal to" if shared["near"] else "equal to"
+        notes.append(f"{shared['held_out']} of {shared['of']} held-out texts are {alike} one of training.")
+    return {"parts": list(next(iter(data["present"].values()))), "rows": data["present"], "notes": notes}
 
 
 def _repeat(command: str, facts: Mapping[str, Any]) -> str:

@@ -3,39 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from medcl.config.align import EcgAugmentation, ReportConfig
+from medcl.encoders.encoded import Encoded
 from medcl.encoders.text import Tokenizer, Tokens
+from medcl.modalities.captions import LabelCaptions
+from medcl.modalities.report_text import swap_sides
 from medcl.preparation.signals import SignalStore
 from medcl.seeds import derive_seed
 from medcl.types import Array
+from medcl.views.mirror import Mirror, mirrored
 from medcl.views.sampler import ViewPlan, ViewSampler
 from medcl.views.signal import augment_signal
 
 
 class ImageStream:
-    """Views of radiographs or volumes, as ``sampler`` cuts them."""
+    """Views of radiographs or volumes, as ``sampler`` cuts them, of some records mirrored with their text.
 
-    def __init__(self, sampler: ViewSampler) -> None:
+    ``images``: the names in the sampler of those records that have several, one of which is drawn every epoch; the others go by their own.
+    """
+
+    def __init__(
+        self, sampler: ViewSampler, mirror: Mirror | None = None, images: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
         self.sampler = sampler
+        self.mirror = mirror
+        self.images = dict(images or {})
         self._places = {record_id: place for place, record_id in enumerate(sampler.ids)}
 
     def has(self, record_id: str) -> bool:
         return record_id in self._places
 
-    def plan(self, record_ids: Sequence[str], epochs: Sequence[int], slots: int) -> ViewPlan:
+    def plan(self, record_ids: Sequence[str], epochs: Sequence[int], slots: int) -> dict[str, ViewPlan | Tensor]:
         """What the views see; their number is the sampler's."""
-        return self.sampler.plan_of(
-            [(self._places[name], epoch) for name, epoch in zip(record_ids, epochs, strict=True)]
-        )
+        rows = [(self._place(name, epoch), epoch) for name, epoch in zip(record_ids, epochs, strict=True)]
+        plan: dict[str, ViewPlan | Tensor] = {"views": self.sampler.plan_of(rows)}
+        if self.mirror is not None:
+            plan["mirrored"] = self.mirror.of(record_ids, epochs)
+        return plan
 
-    def render(self, plan: ViewPlan, device: torch.device | str) -> tuple[Tensor, ...]:
+    def _place(self, record_id: str, epoch: int) -> int:
+        names = self.images.get(record_id, (record_id,))
+        rng = np.random.default_rng(derive_seed(self.sampler.seed, "image", record_id, epoch))
+        return self._places[names[int(rng.integers(len(names)))]]
+
+    def render(self, plan: dict[str, Any], device: torch.device | str) -> tuple[Tensor, ...]:
         """One tensor ``(B, C, *S)`` a slot."""
-        return tuple(view.data for view in self.sampler.render(plan, device))
+        views = [view.data for view in self.sampler.render(plan["views"], device)]
+        if "mirrored" in plan:
+            views = [mirrored(data, plan["mirrored"].to(device)) for data in views]
+        return tuple(views)
 
 
 class VectorStream:
@@ -54,8 +77,34 @@ class VectorStream:
         return tuple(rows.to(device) for rows in plan)
 
 
+class EncodedStream:
+    """What an encoder that never changes makes of inputs that never vary: pooled features by record, computed once.
+
+    ``rows``: places of the records in the array ``(N, C)`` at ``path``.
+    """
+
+    def __init__(self, rows: Mapping[str, int], path: Path) -> None:
+        self.rows = dict(rows)
+        self.path = path
+
+    def has(self, record_id: str) -> bool:
+        return record_id in self.rows
+
+    def plan(self, record_ids: Sequence[str], epochs: Sequence[int], slots: int) -> list[Tensor]:
+        """Features ``(B, C)`` a slot."""
+        features = np.load(self.path, mmap_mode="r")
+        return [torch.from_numpy(features[[self.rows[name] for name in record_ids]])] * slots
+
+    def render(self, plan: list[Tensor], device: torch.device | str) -> tuple[Encoded, ...]:
+        return tuple(Encoded(rows.to(device)) for rows in plan)
+
+
 class ReportStream:
-    """Reports, or one section of them, as tokens; sentences by record. Every epoch draws their order or a single one anew."""
+    """Reports, or one section of them, as tokens; sentences by record. Every epoch draws their order or a single one anew.
+
+    ``captions`` stand for reports that are missing or say nothing: another one every epoch, without ``train`` the first. Records that
+    ``mirror`` mirrors have left and right exchanged.
+    """
 
     def __init__(
         self,
@@ -65,29 +114,54 @@ class ReportStream:
         seed: int,
         *,
         train: bool,
+        captions: LabelCaptions | None = None,
+        mirror: Mirror | None = None,
     ) -> None:
         self.sentences = {
             name: tuple(parts) for name, parts in sentences.items() if any(part.strip() for part in parts)
         }
+        self.captions = captions
+        self.captioned = frozenset(
+            name for name in sentences if captions and name in captions.labels and name not in self.sentences
+        )
+        self.mirror = mirror
         self.tokenizer = tokenizer
         self.config = config
         self.seed = seed
         self.train = train
 
     def has(self, record_id: str) -> bool:
-        return record_id in self.sentences
+        return record_id in self.sentences or record_id in self.captioned
+
+    @property
+    def varies(self) -> bool:
+        """Whether a record's text differs from one epoch to another."""
+        drawn = self.config.shuffle or self.config.sentence > 0 or bool(self.captioned)
+        return self.train and (drawn or self.mirror is not None)
 
     def plan(self, record_ids: Sequence[str], epochs: Sequence[int], slots: int) -> list[list[str]]:
         """The texts of every slot."""
-        return [
+        texts = [
             [self._text(name, epoch, slot) for name, epoch in zip(record_ids, epochs, strict=True)]
             for slot in range(slots)
+        ]
+        if self.mirror is None:
+            return texts
+        rows = self.mirror.of(record_ids, epochs).tolist()
+        return [
+            [swap_sides(text) if turned else text for text, turned in zip(slot, rows, strict=True)] for slot in texts
         ]
 
     def render(self, plan: list[list[str]], device: torch.device | str) -> tuple[Tokens, ...]:
         return tuple(self.tokenizer(texts).to(device) for texts in plan)
 
     def _text(self, record_id: str, epoch: int, slot: int) -> str:
+        """The text of a record before mirroring."""
+        if record_id in self.captioned:
+            assert self.captions is not None
+            if not self.train:
+                return self.captions.all(record_id)[0]
+            return self.captions.draw(record_id, derive_seed(self.seed, "text", record_id, epoch, slot))
         parts = self.sentences[record_id]
         if not self.train:
             return " ".join(parts)

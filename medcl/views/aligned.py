@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from torch import Tensor
 from medcl.errors import DataError
 from medcl.seeds import derive_seed
 from medcl.views.order import records_at
+from medcl.views.sources import SourceOrder, Sources
 from medcl.views.view import _Tensors
 
 
@@ -55,7 +57,8 @@ class AlignedBatch(_Tensors):
 class AlignedSampler:
     """Batches of the records ``ids``, no two of one subject. Batch ``step`` is a function of (seed, step, ids, data) alone.
 
-    An epoch shows every subject once: another of its records every time, until all of them were shown.
+    An epoch shows every subject once: another of its records every time, until all of them were shown. With ``sources`` batches are
+    drawn as :class:`~medcl.views.sources.SourceOrder` says instead, and which record of a subject is shown is drawn each time.
 
     Args:
         ids: the records.
@@ -66,6 +69,7 @@ class AlignedSampler:
         seed: of the run.
         texts: a number for every record, equal where reports are, which makes them no negatives of each other; -1 for none.
         hide: chance of every place to be hidden from a record that has more than two.
+        sources: where every record comes from, and how that shapes batches.
 
     Raises DataError if there are fewer subjects than a batch has records.
     """
@@ -81,6 +85,7 @@ class AlignedSampler:
         seed: int,
         texts: Sequence[int] | None = None,
         hide: Mapping[str, float] | None = None,
+        sources: Sources | None = None,
     ) -> None:
         self.ids = tuple(ids)
         self.subjects = tuple(subjects)
@@ -98,14 +103,21 @@ class AlignedSampler:
             raise DataError(
                 f"{len(self._order)} subjects to train on, but a batch has {batch} records of different subjects; lower batch"
             )
+        self._sources = None if sources is None else self._by_source(sources)
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches in which every subject comes once, but for a remainder smaller than a batch."""
         return max(1, len(self._order) // self.batch)
 
-    def records_at(self, step: int) -> list[tuple[int, int]]:
+    def records_at(self, step: int, ranks: int = 1) -> list[tuple[int, int]]:
         """The records of batch ``step``, as ``(index, epoch)``."""
+        if self._sources is not None:
+            by_source, records_of = self._sources
+            return [
+                (self._drawn(records_of[source, subject], subject, epoch), epoch)
+                for subject, source, epoch in by_source.batch_at(step, ranks)
+            ]
         found = []
         for place, epoch in records_at(step, len(self._order), self.batch, self.seed):
             records = self._records_of[self._order[place]]
@@ -117,10 +129,15 @@ class AlignedSampler:
         return found
 
     def plan(self, step: int, ranks: int = 1) -> AlignedPlan:
-        """Draw batch ``step`` and read what it needs. For a worker process."""
-        del ranks  # batches of all processes are drawn alike
-        drawn = self.records_at(step)
+        """Draw batch ``step`` and read what it needs. For a worker process.
+
+        What a single record of the batch has is hidden: there is nothing to compare it with, and batch statistics need two rows.
+        """
+        drawn = self.records_at(step, ranks)
         shown = [self._shown(record, epoch) for record, epoch in drawn]
+        if len(drawn) > 1:
+            counts = Counter(name for names in shown for name in names)
+            shown = [[name for name in names if counts[name] > 1] for names in shown]
         present = {name: torch.tensor([name in names for names in shown]) for name in self.streams}
         plans = {}
         for name, stream in self.streams.items():
@@ -144,6 +161,20 @@ class AlignedSampler:
             present={name: present.to(device) for name, present in plan.present.items()},
             inputs={name: self.streams[name].render(own, device) for name, own in plan.plans.items()},
         )
+
+    def _by_source(self, sources: Sources) -> tuple[SourceOrder, dict[tuple[str, int], list[int]]]:
+        """The order of subjects, and the records of every source and subject."""
+        records_of: dict[tuple[str, int], list[int]] = {}
+        for record, key in enumerate(zip(sources.names, self.subjects, strict=True)):
+            records_of.setdefault(key, []).append(record)
+        subjects: dict[str, list[int]] = {}
+        for source, subject in sorted(records_of):
+            subjects.setdefault(source, []).append(subject)
+        return SourceOrder(subjects, self.batch, sources, self.seed), records_of
+
+    def _drawn(self, records: Sequence[int], subject: int, epoch: int) -> int:
+        rng = np.random.default_rng(derive_seed(self.seed, "record", subject, epoch))
+        return records[int(rng.integers(len(records)))]
 
     def _shown(self, record: int, epoch: int) -> list[str]:
         """The modalities of a record that a batch may see: two at least of those that it has."""

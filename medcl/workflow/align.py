@@ -24,12 +24,15 @@ from medcl.runs import RunFolder, is_first_process
 from medcl.seeds import derive_seed
 from medcl.tasks.alignment import AlignTask, Recent, slots_of
 from medcl.tasks.seen import modality_of
+from medcl.tasks.streams import ReportStream
 from medcl.training.fit import fit
 from medcl.views.aligned import AlignedSampler
 from medcl.weights.alignment import AlignmentCard, save_alignment
 from medcl.weights.load import load_into
 from medcl.weights.read import find_weights
-from medcl.workflow.alignment_data import AlignmentData, open_alignment, report_sentences, stream_of
+from medcl.workflow.alignment_data import AlignmentData, open_alignment, sources_of, stream_of
+from medcl.workflow.alignment_texts import text_of, vocabulary_texts
+from medcl.workflow.text_cache import cacheable, cached_texts
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +47,7 @@ def align(config: AlignConfig, *, resume: bool = False, progress: bool = True) -
     with run.started("align", config, seed=config.seed, resume=resume):
         data = open_alignment(config, config.data.store or run.path / "prepared")
         run.record(pool=list(data.split.train), test=list(data.split.test), data_digest=data.manifest.digest)
+        run.record(data=data.facts)
         if data.manifest.provenance.get("simulated"):
             run.record(simulated=True)
         torch.manual_seed(derive_seed(config.seed, "network"))
@@ -105,21 +109,18 @@ def _tokenizer(config: AlignConfig, data: AlignmentData) -> Tokenizer | None:
     encoder = report.encoder
     if encoder.vocabulary is not None:
         return Tokenizer.read(encoder.vocabulary, encoder.max_length)
-    texts = [" ".join(report_sentences(report, record)) for record in data.records(data.split.train)]
+    texts = vocabulary_texts(report, data.records(data.split.train), data.captions)
     return learn_vocabulary(texts, encoder.vocabulary_size, encoder.max_length)
 
 
 def _task_of(config: AlignConfig, stage: AlignStageConfig, network: JointEncoders, data: AlignmentData) -> AlignTask:
     seed = derive_seed(config.seed, stage.name)
-    frozen = [name for name in config.modalities.names if getattr(config.modalities, name).freeze]
-    if stage.train is not None:
-        frozen = [name for name in config.modalities.names if name not in stage.train]
     torch.manual_seed(seed)
     return AlignTask(
         network,
         stage,
         sampler_of(config, stage, network, data, seed),
-        frozen=frozen,
+        frozen=config.frozen_in(stage),
         trainer=config.trainer,
         measure=measure_recent,
         seed=seed,
@@ -145,19 +146,27 @@ def sampler_of(
         )
         for place in slots
     }
+    if cacheable(config, stage):
+        folder = (config.data.store or config.out / "prepared") / "text"
+        encoder = network.encoders["report"]
+        streams = {
+            place: cached_texts(encoder, stream, folder) if isinstance(stream, ReportStream) else stream
+            for place, stream in streams.items()
+        }
     texts = None
     if config.modalities.report is not None and config.duplicates != "none":
-        joined = [" ".join(report_sentences(config.modalities.report, record)) for record in data.records(ids)]
-        texts = text_groups(joined).tolist()
+        report = config.modalities.report
+        texts = text_groups([text_of(report, record, data.captions) for record in data.records(ids)]).tolist()
     return AlignedSampler(
         ids,
-        data.subjects(ids),
+        data.manifest.subject_numbers(ids),
         streams,
         slots,
         batch=stage.batch,
         seed=seed,
         texts=texts,
         hide={place: getattr(config.modalities, modality_of(place)).hide for place in slots},
+        sources=sources_of(config.sources, data.records(ids)),
     )
 
 

@@ -19,6 +19,7 @@ from medcl.records.layouts import open_data
 from medcl.records.manifest import Manifest
 from medcl.records.record import Record
 from medcl.runs import RunFolder
+from medcl.workflow.inspection_modalities import check_modalities
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ def inspect(config: InspectConfig, progress: Progress | None = None) -> Inspecti
     _replace_earlier(run)
     with run.started("inspect", config):
         facts = read_all_facts(manifest, config.workers, progress)
-        findings = tuple(check(manifest, facts)) if config.check else ()
+        findings: tuple[Finding, ...] = ()
+        if config.check:
+            findings = (*check(manifest, facts), *check_modalities(manifest, config.workers, progress))
         inspection = Inspection(manifest, facts, findings, config.out)
         if config.label_volumes:
             manifest = with_label_volumes(manifest, facts)

@@ -58,7 +58,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
         pool = scans.pool
         classes = dict(zip(pool, scans.class_names(pool, config.classes), strict=True)) if config.classes else {}
         clusters = StageClusters(pool, run.checkpoints)
-        tasks = Tasks(pool, classes, scans.subjects(pool))
+        tasks = Tasks(pool, classes, scans.manifest.subject_numbers(pool))
         concatenated: list[str] = []
         device = torch_device(config.trainer.device)
         for stage in config.stages:
@@ -149,7 +149,7 @@ def _task_of(
         places=scans.places(tuple(ids)),
     )
     facts = RecordFacts(
-        subject=torch.tensor(scans.subjects(sampler.ids)),
+        subject=torch.tensor(scans.manifest.subject_numbers(sampler.ids)),
         label=tasks.labels(sampler.ids),
         classes=tuple(sorted(set(tasks.classes.values()))),
         cluster=clusters.composite(sampler.ids),

@@ -134,7 +134,7 @@ def _sampler(
     streams: dict[str, Stream] = {
         name: stream_for(modality, own, data, ids, derive_seed(config.seed, name)) for name, own in sections.items()
     }
-    subjects = data.subjects(ids)
+    subjects = data.manifest.subject_numbers(ids)
     batch = min(config.batch, len(set(subjects)))
     if isinstance(method, GoproTuning) and batch < 2:
         raise ConfigError("batch: gopro contrasts the records of a batch and needs two subjects at least")

@@ -71,7 +71,7 @@ def finetune_regression(config: RegressionConfig, *, resume: bool = False, progr
             config,
             sampler,
             targets=torch.from_numpy(numbers),
-            subjects=torch.tensor(scans.subjects(ids)),
+            subjects=torch.tensor(scans.manifest.subject_numbers(ids)),
             pretrained=start.weights is not None,
         )
         task.measure_features()

@@ -35,12 +35,6 @@ class Scans:
         """Ids whose images may be seen without their labels."""
         return self.split.pool
 
-    def subjects(self, ids: tuple[str, ...]) -> list[int]:
-        """Subject number of every id."""
-        names = [self.manifest.by_id(record_id).subject for record_id in ids]
-        numbers = {name: number for number, name in enumerate(sorted(set(names)))}
-        return [numbers[name] for name in names]
-
     def places(self, ids: tuple[str, ...]) -> tuple[SlicePlace, ...] | None:
         """Where every one of these single-slice records lies in its subject's stack: its attribute ``position``.
 

@@ -6,6 +6,7 @@ import pytest
 
 import medcl.objectives  # noqa: F401  (announces the objectives)
 from medcl.config.align import AlignConfig
+from medcl.config.captions import CaptionsConfig
 from medcl.config.load import load_one_of
 from medcl.config.pipeline import PipelineConfig
 from medcl.config.pretrain import PretrainConfig
@@ -23,6 +24,7 @@ MODELS = {
     "pipelines": ("", {"": PipelineConfig}),
     "splits": ("", {"": SplitConfig}),
     "descriptions": ("", {"": DescriptionsConfig}),
+    "captions": ("", {"": CaptionsConfig}),
 }
 
 
@@ -36,9 +38,8 @@ def kind_of(path: Path) -> str:
 def test_is_valid_and_short(path: Path) -> None:
     kind = kind_of(path)
     key, models = MODELS[kind]
-    config = load_one_of(
-        models, key, path, [] if kind in ("splits", "descriptions") else ["data.path=scans", "out=run"]
-    )
+    rest = [] if kind in ("splits", "captions", "descriptions") else ["data.path=scans", "out=run"]
+    config = load_one_of(models, key, path, rest)
     assert len(path.read_text().splitlines()) < 60
     if isinstance(config, PretrainConfig):
         check_requirements(config)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medcl.modalities.captions import captions, draw_caption, label_sentence, report_pair
+from medcl.config.captions import CaptionsConfig, read_captions
+from medcl.errors import ConfigError, DataError
+from medcl.modalities.captions import captions, captions_by, label_captions, label_sentence, report_pair
 from medcl.records.chexpert_labels import LABELS
+from medcl.records.ptbxl import SUPERCLASSES
+from medcl.records.record import Record
 
 CHEST = {"modality": "X-ray", "anatomy": "chest"}
 HEDGES = ("possible", "may", "question", "suspected", "cannot be confirmed", "equivocal", "suspicious", "uncertain")
@@ -56,12 +62,52 @@ def test_wordings_are_many_and_different() -> None:
 
 
 def test_drawing_is_by_seed_and_reaches_every_finding() -> None:
-    labels = dict.fromkeys(DISEASES[:6], 1.0) | {"Fracture": 0.0}
-    drawn = [draw_caption(labels, **CHEST, seed=seed) for seed in range(200)]
-    assert drawn == [draw_caption(labels, **CHEST, seed=seed) for seed in range(200)]
-    assert all(any(name.lower() in text for text in drawn) for name in DISEASES[:6])
+    record = Record("r", "s", targets=dict.fromkeys(DISEASES[:6], 1.0) | {"Fracture": 0.0, "x": 7.0})
+    config = CaptionsConfig(modality="X-ray", anatomy="chest", labels={name: {} for name in LABELS})
+    written = label_captions([record, Record("none", "s", targets={"x": 7.0})], config)
+    assert list(written.labels) == ["r"]
+    drawn = [written.draw("r", seed) for seed in range(200)]
+    assert drawn == [written.draw("r", seed) for seed in range(200)]
+    assert all(any(name.lower() in text.lower() for text in drawn) for name in DISEASES[:6])
     assert len(set(drawn)) > 100
     assert all(sum(name.lower() in text.lower() for name in DISEASES[:6]) == 3 for text in drawn)
+
+
+class TestFiles:
+    def test_shipped_wordings(self) -> None:
+        chest, ecg = (read_captions(f"configs/captions/{name}.yaml") for name in ("chexpert", "ptbxl"))
+        assert set(chest.labels) == set(LABELS)
+        assert set(ecg.labels) == set(SUPERCLASSES)
+        assert "Chest X-ray with an enlarged heart." in captions_by(chest, {"Cardiomegaly": 1.0, "Edema": 0.0})
+        assert "Normal ECG." in captions_by(ecg, {"NORM": 1.0, "MI": 0.0})
+        assert "Resting ECG with myocardial infarction and hypertrophy." in captions_by(ecg, {"MI": 1.0, "HYP": 1.0})
+        assert captions_by(ecg, {"MI": 0.0})[0] == "12-lead ECG."
+
+    def test_a_class_by_name_is_present(self) -> None:
+        config = CaptionsConfig(
+            modality="MRI", anatomy="brain", labels={"Glioma": {"phrase": "a glioma"}, "None": {}}, normal="None"
+        )
+        records = [Record("a", "s", targets={"class": "Glioma"}), Record("b", "s", targets={"class": "None"})]
+        found = label_captions(records, config)
+        assert found.all("a")[0] == "MRI of the brain showing a glioma."
+        assert found.all("b")[0] == "MRI of the brain without abnormality."
+        with pytest.raises(DataError, match=r"record c: Glioma is 0\.5; a label is 1, 0, -1 or blank"):
+            label_captions([Record("c", "s", targets={"Glioma": 0.5})], config)
+
+    @pytest.mark.parametrize(
+        ("lines", "said"),
+        [
+            ("labels: {Edema: {phrse: edema}}", r"captions.yaml:4: .*phrse.*did you mean .*phrase"),
+            ("labels: {Edema: {}}\npresent: ['{modality} shows {finding}.']", "has {finding}; a template knows"),
+            ("labels: {Edema: {}}\nsilent: ['{findings} here']", "states {findings}"),
+            ("labels: {Edema: {}}\nnormal: Fine", "normal: 'Fine' is none of the labels"),
+        ],
+    )
+    def test_a_wrong_file_is_named_with_its_line(self, tmp_path: Path, lines: str, said: str) -> None:
+        path = tmp_path / "captions.yaml"
+        path.write_text(f"version: 1\nmodality: X-ray\nanatomy: chest\n{lines}\n")
+        with pytest.raises(ConfigError, match=said):
+            read_captions(path)
 
 
 def test_labels_of_other_values_are_refused() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,9 +10,9 @@ import pytest
 from medcl.errors import DataError
 from medcl.records.chexpert_labels import LABELS
 from medcl.records.layouts import open_data
+from medcl.workflow.simulation.layouts import CHEXPERT, write_chexpert
 
 Row = tuple[str, str, str, str, str, dict[str, str]]
-COLUMNS = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *LABELS)
 TRAIN: list[Row] = [
     ("train/patient00001/study1/view1_frontal.jpg", "Female", "68", "Frontal", "AP", {"Edema": "-1.0", "Fracture": "1.0"}),
     ("train/patient00002/study2/view2_lateral.jpg", "Male", "87", "Lateral", "", {"No Finding": "1.0"}),
@@ -26,11 +25,8 @@ VALID: list[Row] = [
 
 
 def write(path: Path, rows: Sequence[Row], prefix: str) -> None:
-    with open(path, "w", newline="") as stream:
-        writer = csv.DictWriter(stream, COLUMNS)
-        writer.writeheader()
-        for place, *cells, labels in rows:
-            writer.writerow(dict(zip(COLUMNS, (prefix + place, *cells), strict=False)) | labels)
+    cells = [dict(zip(CHEXPERT, (prefix + place, *row), strict=False)) | labels for place, *row, labels in rows]
+    write_chexpert(path.parent, {path.name: cells})
 
 
 @pytest.mark.parametrize("prefix", ["CheXpert-v1.0-small/", "CheXpert-v1.0/", "/elsewhere/CheXpert-v1.0/", ""])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,36 +14,26 @@ from medcl.modalities.ecg import LEADS, read_ecg
 from medcl.records.layouts import open_data
 from medcl.records.pairing import nearest_within
 from medcl.records.ptbxl import SUPERCLASSES, open_ptbxl, superclasses_of
+from medcl.workflow.simulation.layouts import write_ecg, write_mimic_ecg, write_ptbxl, write_table
 
-wfdb = pytest.importorskip("wfdb", reason="needs the multimodal extra")
-
-
-def table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="") as stream:
-        csv.writer(stream).writerows([columns, *rows])
+pytest.importorskip("wfdb", reason="needs the multimodal extra")
 
 
 def recording(path: Path, leads: Sequence[str] = LEADS) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    signal = np.sin(np.arange(200)[:, None] / 9 + np.arange(12))
-    wfdb.wrsamp(path.name, 500, ["mV"] * 12, list(leads), p_signal=signal, fmt=["16"] * 12, write_dir=str(path.parent))
+    write_ecg(path.with_suffix(".hea"), np.sin(np.arange(200) / 9 + np.arange(12)[:, None]), leads=leads)
 
 
-PTB_COLUMNS = ("ecg_id", "patient_id", "age", "sex", "recording_date", "report", "scp_codes", "strat_fold", "filename_lr", "filename_hr")  # fmt: skip
 PTB_ROWS = [
     ("1", "15709.0", "56.0", "1", "1984-11-09 09:17:34", "sinusrhythmus", "{'NORM': 100.0, 'SR': 0.0}", "3"),
     ("2", "13243.0", "", "0", "", "", "{'IMI': 35.0, 'LVH': 80.0, 'AFIB': 100.0}", "9"),
     ("3", "15709.0", "57.0", "1", "1985-01-01 08:00:00", "lage", "{'LVH': 0.0, 'SBRAD': 0.0}", "10"),
 ]
-STATEMENTS = [("NORM", "1.0", "NORM"), ("IMI", "1.0", "MI"), ("LVH", "1.0", "HYP"), ("SR", "", ""), ("AFIB", "", "")]
+STATEMENTS = [("NORM", "", "1.0", "NORM"), ("IMI", "", "1.0", "MI"), ("LVH", "", "1.0", "HYP"), ("SR",), ("AFIB",)]
 
 
 def ptbxl(root: Path, rows: Sequence[Sequence[str]] = PTB_ROWS) -> Path:
     named = [(*row, f"records100/00000/{row[0]:0>5}_lr", f"records500/00000/{row[0]:0>5}_hr") for row in rows]
-    table(root / "ptbxl_database.csv", PTB_COLUMNS, named)
-    table(root / "scp_statements.csv", ("", "diagnostic", "diagnostic_class"), STATEMENTS)
-    return root
+    return write_ptbxl(root, named, STATEMENTS)
 
 
 def test_ptbxl(tmp_path: Path) -> None:
@@ -102,7 +91,7 @@ def test_bad_rows_of_ptbxl_are_named_and_codes_are_never_run(tmp_path: Path) -> 
 
 def test_a_wrong_file_of_ptbxl_gives_one_line(tmp_path: Path) -> None:
     ptbxl(tmp_path)
-    table(tmp_path / "scp_statements.csv", ("", "diagnostic", "diagnostic_class"), [("A", "1.0", "OTHER")])
+    write_table(tmp_path / "scp_statements.csv", ("", "diagnostic", "diagnostic_class"), [("A", "1.0", "OTHER")])
     with pytest.raises(DataError, match=r"^\S+scp_statements\.csv: diagnostic_class 'OTHER' is none of NORM, .+$"):
         open_data(tmp_path)
     (tmp_path / "scp_statements.csv").unlink()
@@ -129,10 +118,7 @@ SAID = [
 
 def mimic(root: Path, rows: Sequence[Sequence[str]] = MIMIC_ROWS, said: Sequence[Sequence[str]] = SAID) -> Path:
     named = [(row[0], row[1], row[1], row[2], row[3]) for row in rows]
-    table(root / "record_list.csv", ("subject_id", "study_id", "file_name", "ecg_time", "path"), named)
-    columns = ("subject_id", "study_id", "report_0", "report_1", "report_2", "report_17")
-    table(root / "machine_measurements.csv", columns, said)
-    return root
+    return write_mimic_ecg(root, named, [(*row[:2], "", "", *row[2:]) for row in said])
 
 
 def test_mimic_ecg(tmp_path: Path) -> None:
@@ -175,6 +161,6 @@ def test_bad_rows_of_mimic_ecg_are_named(tmp_path: Path) -> None:
         open_data(mimic(tmp_path, said=[*SAID, SAID[0]]))
     with pytest.raises(DataError, match=r"^\S+record_list\.csv: lists no recordings$"):
         open_data(mimic(tmp_path, []))
-    table(tmp_path / "record_list.csv", ("subject_id", "path"), [])
+    write_table(tmp_path / "record_list.csv", ("subject_id", "path"), [])
     with pytest.raises(DataError, match=r"^\S+record_list\.csv: has no column study_id, ecg_time; .+$"):
         open_data(tmp_path)

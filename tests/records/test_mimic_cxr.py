@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,11 +10,11 @@ import pandas as pd
 import pytest
 
 from medcl.errors import DataError
-from medcl.records.chexpert_labels import LABELS
 from medcl.records.layouts import open_data
 from medcl.records.manifest import Manifest
 from medcl.records.mimic_cxr import FRONTAL, open_mimic_cxr, study_time
 from medcl.records.pairing import same_study
+from medcl.workflow.simulation.layouts import CXR_IMAGES, write_mimic_cxr, write_table
 
 IMAGES = [
     # dicom_id, subject_id, study_id, ViewPosition, StudyDate, StudyTime
@@ -30,15 +29,8 @@ LABELLED = [
     {"subject_id": "10000032", "study_id": "53189527", "Edema": "-1.0", "Pneumonia": "0.0", "Fracture": "1.0"},
 ]
 SPLITS = {"50414267": "train", "53189527": "train", "57375967": "validate", "50000001": "test"}
-COLUMNS = ("dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate", "StudyTime")
-
-
-def table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str] | Sequence[str]]) -> None:
-    opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "wt", newline="") as stream:
-        writer = csv.DictWriter(stream, columns)
-        writer.writeheader()
-        writer.writerows(row if isinstance(row, Mapping) else dict(zip(columns, row, strict=True)) for row in rows)
+REPORT = "\n FINDINGS:\n \n Clear.\n \n IMPRESSION:\n \n"
+COLUMNS = CXR_IMAGES[:6]
 
 
 def tree(
@@ -47,14 +39,8 @@ def tree(
     labels: Sequence[Mapping[str, str]] = LABELLED,
     splits: Mapping[str, str] = SPLITS,
 ) -> Path:
-    table(root / "mimic-cxr-2.0.0-metadata.csv.gz", COLUMNS, images)
-    table(root / "mimic-cxr-2.0.0-chexpert.csv.gz", ("subject_id", "study_id", *LABELS), labels)
     rows = [(image[0], image[2], image[1], splits[image[2]]) for image in images]
-    table(root / "mimic-cxr-2.0.0-split.csv.gz", ("dicom_id", "study_id", "subject_id", "split"), rows)
-    report = root / "files" / "p10" / "p10000032" / "s50414267.txt"
-    report.parent.mkdir(parents=True, exist_ok=True)
-    report.write_text("\n FINDINGS:\n \n Clear.\n \n IMPRESSION:\n \n")
-    return root
+    return write_mimic_cxr(root, images, labels, rows, {("10000032", "50414267"): REPORT})
 
 
 def test_studies_with_their_images_reports_labels_and_splits(tmp_path: Path) -> None:
@@ -103,7 +89,7 @@ def test_a_manifest_keeps_everything(tmp_path: Path) -> None:
 
 
 def test_images_alone_will_do(tmp_path: Path) -> None:
-    table(tmp_path / "mimic-cxr-2.1.0-metadata.csv", COLUMNS[:4], [row[:4] for row in IMAGES])
+    write_table(tmp_path / "mimic-cxr-2.1.0-metadata.csv", COLUMNS[:4], [row[:4] for row in IMAGES])
     manifest = open_data(tmp_path)
     assert len(manifest) == 4
     assert all(
@@ -145,7 +131,7 @@ def test_every_bad_row_is_named(tmp_path: Path) -> None:
 
 def test_a_wrong_file_gives_one_line(tmp_path: Path) -> None:
     split = tree(tmp_path) / "mimic-cxr-2.0.0-split.csv.gz"
-    table(split, ("dicom_id", "study"), [("aaa", "1")])
+    write_table(split, ("dicom_id", "study"), [("aaa", "1")])
     with pytest.raises(
         DataError, match=r"^\S+split\.csv\.gz: has no column study_id, split; its columns are dicom_id, study$"
     ):
@@ -154,9 +140,9 @@ def test_a_wrong_file_gives_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^\S+split\.csv\.gz: cannot be read as a table \(.+\)$"):
         open_data(tmp_path)
     split.unlink()
-    table(tmp_path / "mimic-cxr-2.0.0-chexpert.csv.gz", ("study_id", "edema"), [])
+    write_table(tmp_path / "mimic-cxr-2.0.0-chexpert.csv.gz", ("study_id", "edema"), [])
     with pytest.raises(DataError, match=r"^\S+chexpert\.csv\.gz: has no column No Finding, .+$"):
         open_data(tmp_path)
-    table(tmp_path / "mimic-cxr-2.1.0-metadata.csv", COLUMNS, [])
+    write_table(tmp_path / "mimic-cxr-2.1.0-metadata.csv", COLUMNS, [])
     with pytest.raises(DataError, match=r"are there; keep one version$"):
         open_data(tmp_path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +13,8 @@ import pytest
 from medcl.errors import DataError
 from medcl.records.mimic_labs import SYMILE_ITEMS, read_admissions, read_labs
 from medcl.records.pairing import admission_window
+from medcl.workflow.simulation.layouts import write_mimic_hosp, write_table
 
-COLUMNS = ("labevent_id", "subject_id", "hadm_id", "itemid", "charttime", "value", "valuenum")
 ROWS = [
     ("1", "10000032", "", "50912", "2180-05-06 22:30:00", "0.3", "0.3"),
     ("2", "10000032", "", "51221", "2180-05-06 22:30:00", "45", "45.5"),
@@ -25,16 +24,9 @@ ROWS = [
 ]
 
 
-def write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    with gzip.open(path, "wt", newline="") as stream:
-        csv.writer(stream).writerows([columns, *rows])
-
-
 def hosp(root: Path, rows: Sequence[Sequence[str]] = ROWS) -> Path:
-    write(root / "labevents.csv.gz", COLUMNS, rows)
     admissions = [("10000032", "22595853", "2180-05-06 22:23:00"), ("10000117", "29888819", "2181-11-15 02:05:00")]
-    write(root / "admissions.csv.gz", ("subject_id", "hadm_id", "admittime"), admissions)
-    return root
+    return write_mimic_hosp(root, admissions, rows)
 
 
 def test_the_fifty_items() -> None:
@@ -81,13 +73,13 @@ def test_wrong_files_give_one_line(tmp_path: Path) -> None:
     hosp(tmp_path, [*ROWS, ("6", "1", "", "50912", "late", "", "1")])
     with pytest.raises(DataError, match=r"^\S+labevents\.csv\.gz:7: charttime 'late' is no time$"):
         read_labs(tmp_path, rows=4)
-    write(tmp_path / "labevents.csv.gz", ("subject_id", "itemid"), [])
+    write_table(tmp_path / "labevents.csv.gz", ("subject_id", "itemid"), [])
     with pytest.raises(DataError, match=r"^\S+labevents\.csv\.gz: has no column charttime, valuenum; .+$"):
         read_labs(tmp_path)
     whole = gzip.compress(b"subject_id,itemid,charttime,valuenum\n" + b"1,50912,2181-01-01,1\n" * 2000)
     (tmp_path / "labevents.csv.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"^\S+labevents\.csv\.gz: cannot be read as a table \(.+\)$"):
         read_labs(tmp_path)
-    write(tmp_path / "admissions.csv.gz", ("subject_id", "hadm_id", "admittime"), [("1", "2", "2180-01-01")] * 2)
+    write_table(tmp_path / "admissions.csv.gz", ("subject_id", "hadm_id", "admittime"), [("1", "2", "2180-01-01")] * 2)
     with pytest.raises(DataError, match=r"^\S+admissions\.csv\.gz:3: an admission that stands there twice$"):
         read_admissions(tmp_path)

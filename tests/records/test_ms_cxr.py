@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 
 from medcl.errors import DataError
 from medcl.records.layouts import open_data
+from medcl.workflow.simulation.layouts import write_ms_cxr
 
 
 def content() -> dict[str, Any]:
@@ -28,13 +28,8 @@ def content() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def write(path: Path, value: Any) -> Path:
-    path.write_text(json.dumps(value))
-    return path
-
-
 def test_one_record_a_sentence_and_box(tmp_path: Path) -> None:
-    manifest = open_data(write(tmp_path / "MS_CXR_Local_Alignment_v1.1.0.json", content()))
+    manifest = open_data(write_ms_cxr(tmp_path / "MS_CXR_Local_Alignment_v1.1.0.json", content()))
     assert [(r.id, r.subject, r.report, r.attributes["study"]) for r in manifest.records] == [
         ("1", "10000032", "Left opacity.", "s50414267"),
         ("2", "10000032", "Left opacity.", "s50414267"),
@@ -61,7 +56,7 @@ def test_every_bad_annotation_is_named(tmp_path: Path) -> None:
     ):
         value["annotations"].append(good | change)
     with pytest.raises(DataError) as caught:
-        open_data(write(tmp_path / "ms.json", value))
+        open_data(write_ms_cxr(tmp_path / "ms.json", value))
     found = [problem.removeprefix(f"{tmp_path}/ms.json: ") for problem in caught.value.problems]
     assert found == [
         "images[2]: id 7 stands there twice",
@@ -78,6 +73,6 @@ def test_every_bad_annotation_is_named(tmp_path: Path) -> None:
 
 def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^\S+ms\.json: lists no annotations$"):
-        open_data(write(tmp_path / "ms.json", content() | {"annotations": []}))
+        open_data(write_ms_cxr(tmp_path / "ms.json", content() | {"annotations": []}))
     with pytest.raises(DataError, match=r"nor MS-CXR \(keys images, annotations, categories\); it has images$"):
-        open_data(write(tmp_path / "ms.json", {"images": []}))
+        open_data(write_ms_cxr(tmp_path / "ms.json", {"images": []}))

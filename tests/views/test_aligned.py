@@ -75,9 +75,19 @@ def test_hidden_modalities_leave_two_and_only_what_a_record_has() -> None:
     for step in range(20):
         shown, whole = (torch.stack(list(one.plan(step).present.values())) for one in (drawn, plain))
         assert not (shown & ~whole).any()
-        assert (shown.sum(0) >= torch.minimum(whole.sum(0), torch.tensor(2))).all()
+        left = torch.tensor([len(drawn._shown(*row)) for row in drawn.records_at(step)])
+        assert (left >= torch.minimum(whole.sum(0), torch.tensor(2))).all()
         hidden += int((whole & ~shown).sum())
     assert hidden > 20
+
+
+def test_what_a_single_record_of_a_batch_has_is_hidden() -> None:
+    ids = [f"r{number}" for number in range(RECORDS)]
+    drawn = sampler(streams={"ecg": vectors(ids), "labs": vectors(ids[:4])}, slots={"ecg": 1, "labs": 1})
+    counts = {int(drawn.plan(step).present["labs"].sum()) for step in range(40)}
+    assert 1 not in counts
+    assert 2 in counts
+    assert all(("labs" in plan.plans) == bool(plan.present["labs"].any()) for plan in map(drawn.plan, range(20)))
 
 
 class TestGroups:

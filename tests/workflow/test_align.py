@@ -73,6 +73,7 @@ def records(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Path:
                 ecg=None if number % 9 == 4 else header,
                 report=None if number % 9 == 7 else report,
                 labs={"crp": float(number), **({"ldh": 2.0 * number} if number % 2 else {})},
+                attributes={"site": "ab"[number % 2]},
             )
         )
     Manifest(tuple(found)).write(folder / "records.jsonl")
@@ -129,7 +130,14 @@ def test_another_process_reads_the_weights_and_finds_the_same_codes(run: RunFold
 
 @pytest.mark.slow
 def test_killed_in_its_second_stage_and_resumed(records: Path, tmp_path: Path) -> None:
-    check_killed_and_resumed("align", CONFIG, [], 21, records, tmp_path)
+    """Its second stage draws from two sources, and its frozen text encoder reads from the cache."""
+    extra = [
+        "stages.1.train=[radiograph,ecg,labs]",
+        "modalities.report.shuffle=false",
+        "sources={attribute: site, within_source: 0.5}",
+    ]
+    check_killed_and_resumed("align", CONFIG, extra, 21, records, tmp_path)
+    assert len(list((tmp_path / "store" / "text").glob("*.npy"))) == 1  # the same for both runs
 
 
 def _fails(records: Path, tmp_path: Path, config: dict) -> str:

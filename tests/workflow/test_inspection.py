@@ -19,8 +19,9 @@ from medcl.records.findings import CHECKS
 from medcl.records.manifest import Manifest
 from medcl.runs import RunFolder
 from medcl.workflow.inspection import Inspection, inspect
+from medcl.workflow.simulation.layouts import write_ecg
 
-CASES = 45
+CASES = 47
 
 
 class Cohort:
@@ -166,6 +167,16 @@ def _plant(cohort: Cohort) -> dict[str, tuple[str | None, str]]:
         cohort.rows.append({"id": "again", "subject": "one", "volume": [copy.name]})
         return copy
 
+    def ecg_with_gaps(case: int) -> Path:
+        signal = np.tile(np.sin(np.arange(1000) / 9).astype(np.float32), (12, 1))
+        signal[2, :40] = np.nan
+        cohort.rows.append({"id": "beats", "ecg": "beats.hea"})
+        return write_ecg(cohort.folder / "beats.hea", signal)
+
+    def same_report_twice(case: int) -> None:
+        for name, text in (("train", "Clear lungs. Heart is normal."), ("test", "Clear lungs, heart is normal")):
+            cohort.rows.append({"id": f"text_{name}", "report_text": text, "split": name})
+
     def same_label_twice(case: int) -> Path:
         label = np.asarray(nibabel.load(cohort.label(case)).dataobj)
         shape = nibabel.load(cohort.image(CASES - 2)).shape
@@ -240,6 +251,8 @@ def _plant(cohort: Cohort) -> dict[str, tuple[str | None, str]]:
     plant("duplicate-label", same_label_twice)
     plant("repeated-id", repeated_id, "'twin'")
     plant("divided-subject", divided_subject, "subject both")
+    plant("odd-ecg", ecg_with_gaps, "40 of 12000 samples are missing")
+    plant("shared-report", same_report_twice, "1 of 1 held-out reports")
     return expected
 
 
@@ -270,7 +283,7 @@ def test_planted_defect_is_found(planted: tuple[dict, Inspection], check: str) -
 def test_sound_files_beside_defects_stay_without_findings(planted: tuple[dict, Inspection]) -> None:
     defects = len(planted[0])
     partners = {f"case_{CASES - back:02d}" for back in (1, 2, 3, 4)}
-    touched = {f"case_{case:02d}" for case in range(defects)} | partners | {"again"}
+    touched = {f"case_{case:02d}" for case in range(defects)} | partners | {"again", "beats"}
     assert len(touched) < CASES - 5
     for finding in planted[1].findings:
         assert finding.file is None or finding.file.name.split(".")[0][:7] in touched, str(finding)

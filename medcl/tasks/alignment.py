@@ -16,10 +16,10 @@ from medcl.objectives.codes import Setting
 from medcl.objectives.output import LossOutput
 from medcl.objectives.state import commit_all
 from medcl.seeds import derive_seed
-from medcl.tasks.alignment_terms import build_term
 from medcl.tasks.candidates import Candidates
 from medcl.tasks.rendered import RenderedTask
 from medcl.tasks.seen import Seen
+from medcl.tasks.term_kinds import build_term
 from medcl.views.aligned import AlignedBatch, AlignedSampler
 
 Recent = dict[str, tuple[Tensor, Tensor]]
@@ -99,7 +99,7 @@ class AlignTask(RenderedTask):
             self.candidates.compute(term.objective, term.codes(seen, self.global_step), self.global_step)
             for term in self.terms
         ]
-        self.recent.append({place: (seen.codes(place).detach(), seen.present(place)) for place in batch.present})
+        self.recent.append({place: (seen.codes(place).detach(), seen.present(place)) for place in seen.compared})
         return torch.stack(
             [term.weight * found.loss for term, found in zip(self.terms, self.latest, strict=True)]
         ).sum()

@@ -11,7 +11,6 @@ from torch import nn
 
 from medcl.config.align import AlignTermConfig
 from medcl.encoders.joint import JointEncoders
-from medcl.errors import ConfigError
 from medcl.objectives.codes import Codes, Setting
 from medcl.objectives.state import Stateful
 from medcl.tasks.seen import Seen
@@ -50,12 +49,3 @@ class AlignTerm(nn.Module):
         for place in self.between:
             yield place, seen[place]
             seen[place] += 1
-
-
-def build_term(config: AlignTermConfig, network: JointEncoders, setting: Setting) -> AlignTerm:
-    """The term that ``config`` describes. Raises ConfigError where an alignment cannot serve its objective."""
-    match config.objective.reads:
-        case "vectors":
-            return AlignTerm(config, network, setting)
-        case other:
-            raise ConfigError(f"{config.objective.name}: reads {other} of one modality; give it in medcl pretrain")

@@ -60,3 +60,8 @@ class Seen:
         """``rows (n, ...)`` of the records that have ``place`` among all: ``(B, ...)``, 0 for the others."""
         there = self.present(place)
         return rows.new_zeros(len(there), *rows.shape[1:]).index_put((there.nonzero().flatten(),), rows)
+
+    @property
+    def compared(self) -> list[str]:
+        """The places of whose codes a term has asked for."""
+        return [place for place, slot in self._codes if slot == 0]

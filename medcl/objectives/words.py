@@ -34,13 +34,23 @@ class MaskedWords(ObjectiveConfig):
     share: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.15, description="chance of a word to be hidden; of every report at least one is"
     )
+    soft: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="share of the target that is a teacher's belief; the stage has one by a term such as momentum_alignment",
+    )
+
+    def needed(self) -> frozenset[str]:
+        return self.needs | {"teacher"} if self.soft else self.needs
 
     def build(self, setting: Setting) -> nn.Module:
         return StatelessObjective(self)
 
     def loss(self, codes: Codes, gather: Gather = LOCAL) -> LossOutput:
         words = required(codes.words, self.name, _REMEDY)
-        return masked_tokens(codes.z.transpose(0, 1), words.T, ignore=NOTHING, gather=gather)
+        teacher = None
+        if self.soft:
+            teacher = required(codes.teacher, self.name, "soft needs a teacher; use it in medcl align").transpose(0, 1)
+        return masked_tokens(codes.z.transpose(0, 1), words.T, teacher, share=self.soft, ignore=NOTHING, gather=gather)
 
 
 class NextWords(ObjectiveConfig):

@@ -41,7 +41,7 @@ def hide_words(tokens: Tokens, draws: Tensor, *, share: float, mask: int, ordina
     other = ordinary[(draws[..., 2] * len(ordinary)).long()]
     shown = torch.where(fate < 0.8, mask, torch.where(fate < 0.9, other, tokens.ids))
     most = int(hidden.sum(1).max()) if len(hidden) else 0
-    place = (~hidden).long().argsort(1, stable=True)[:, :most]
+    place = (~hidden).long().argsort(dim=1, stable=True)[:, :most]
     told = torch.where(hidden.gather(1, place), tokens.ids.gather(1, place), NOTHING)
     return Hidden(replace(tokens, ids=torch.where(hidden, shown, tokens.ids)), place, told)
 

@@ -18,11 +18,15 @@ def modality_of(place: str) -> str:
 
 
 class Seen:
-    """A batch as a network sees it: each input is encoded once, when a term first asks for it, and absent ones never."""
+    """A batch as a network sees it: each input is encoded once, when a term first asks for it, and absent ones never.
 
-    def __init__(self, network: JointEncoders, batch: AlignedBatch) -> None:
+    ``teacher``: the same batch as a slowly following copy of the network sees it; None where no term asks for it.
+    """
+
+    def __init__(self, network: JointEncoders, batch: AlignedBatch, *, teacher: Seen | None = None) -> None:
         self.network = network
         self.batch = batch
+        self.teacher = teacher
         self._encoded: dict[tuple[str, int], Encoded] = {}
         self._codes: dict[tuple[str, int], Tensor] = {}
 

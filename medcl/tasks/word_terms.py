@@ -9,11 +9,11 @@ from medcl.config.align import AlignTermConfig
 from medcl.encoders.joint import JointEncoders
 from medcl.encoders.text import Tokens
 from medcl.errors import ConfigError
-from medcl.objectives.codes import Codes, Setting
+from medcl.objectives.codes import Codes, Setting, required
 from medcl.objectives.words import NOTHING, MaskedWords
 from medcl.seeds import derive_seed
 from medcl.tasks.alignment_terms import AlignTerm
-from medcl.tasks.hidden_words import draws_of, hide_words
+from medcl.tasks.hidden_words import Hidden, draws_of, hide_words
 from medcl.tasks.seen import Seen, modality_of
 
 
@@ -59,6 +59,7 @@ class MaskedWordsTerm(WordTerm):
         super().__init__(config, network, setting)
         assert isinstance(config.objective, MaskedWords)
         self.share = config.objective.share
+        self.soft = config.objective.soft > 0
         self.seed = derive_seed(setting.seed, "hidden", *config.between)
         tokenizer = network.text.tokenizer
         if "mask" not in tokenizer.special:
@@ -80,12 +81,23 @@ class MaskedWordsTerm(WordTerm):
         hidden = hide_words(
             tokens, draws.to(tokens.ids.device), share=self.share, mask=self.mask, ordinary=self.ordinary
         )
+        teacher = None
+        if self.soft:
+            of = required(
+                seen.teacher, self.name, "soft needs a teacher; give the stage a term such as momentum_alignment"
+            )
+            with torch.no_grad():
+                teacher = self.told(of, hidden, rows)
+        z = self.told(seen, hidden, rows)
+        return Codes(z, teacher=teacher, record=seen.batch.record[rows], words=hidden.told.T, step=step)
+
+    def told(self, seen: Seen, hidden: Hidden, rows: Tensor) -> Tensor:
+        """What a network says of the hidden tokens ``(H, n, W)``."""
         network = seen.network
         assert network.language is not None
-        states = self.fused(seen, network.text.states(hidden.tokens), tokens, rows)
-        told = states.gather(1, hidden.place[..., None].expand(-1, -1, states.shape[2]))
-        z = network.language(told, network.text.vectors)
-        return Codes(z.transpose(0, 1), record=seen.batch.record[rows], words=hidden.told.T, step=step)
+        states = self.fused(seen, network.text.states(hidden.tokens), hidden.tokens, rows)
+        at = states.gather(1, hidden.place[..., None].expand(-1, -1, states.shape[2]))
+        return network.language(at, network.text.vectors).transpose(0, 1)
 
 
 class NextWordsTerm(WordTerm):

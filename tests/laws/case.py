@@ -114,7 +114,20 @@ class Case:
 
 
 PER_ITEM = ("record", "subject", "box", "labels", "targets")
-PER_VIEW = ("z", "teacher", "partition", "position", "affine", "image", "hidden", "turns", "body", "cells", "present", "words")
+PER_VIEW = (
+    "z",
+    "teacher",
+    "partition",
+    "position",
+    "affine",
+    "image",
+    "hidden",
+    "turns",
+    "body",
+    "cells",
+    "present",
+    "words",
+)
 
 
 def with_items(codes: Codes, order: Tensor | slice) -> Codes:

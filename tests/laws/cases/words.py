@@ -12,6 +12,7 @@ _EXEMPT: dict[Law, str] = {
 }
 CASES = {
     "masked_words": Case(MaskedWords(), views=4, exempt=_EXEMPT),
+    "masked_words, soft": Case(MaskedWords(soft=0.4), views=4, exempt=_EXEMPT),
     "next_words": Case(NextWords(), views=4, exempt=_EXEMPT),
     "matching": Case(
         Matching(),

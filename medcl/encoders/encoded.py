@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -13,11 +14,13 @@ class Encoded:
 
     ``pooled`` (B, C): the representation.   ``local`` (B, C', *S): features of places (cells of an image, steps of an ECG, tokens of
     a text), None where the encoder has none.   ``valid`` (B, *S): False where a place is padding; None: all are real.
+    ``levels``: features ``(B, C, K)`` of parts of other sizes, with which of them are there (B, K), by their name, such as sentences.
     """
 
     pooled: Tensor
     local: Tensor | None = None
     valid: Tensor | None = None
+    levels: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 class ModalityEncoder(nn.Module):

@@ -16,12 +16,13 @@ from medcl.config.align import (
     TextHeadConfig,
 )
 from medcl.config.words import WordParts
+from medcl.encoders.build_text import build_text_encoder
 from medcl.encoders.ecg import build_ecg_encoder
 from medcl.encoders.encoded import Encoded, ModalityEncoder
 from medcl.encoders.fusion import Fusion, LanguageHead
 from medcl.encoders.image import build_image_encoder
 from medcl.encoders.labs import LabsMlp
-from medcl.encoders.text import TextEncoder, Tokenizer, build_text_encoder
+from medcl.encoders.text import TextEncoder, Tokenizer
 from medcl.errors import ConfigError
 from medcl.modalities.ecg import LEADS
 from medcl.preparation.recipe import Recipe

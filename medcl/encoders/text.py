@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from medcl.config.text import BertConfig, LoraConfig, Pooling, PretrainedTextConfig, TextEncoderConfig, TokenTableConfig
+from medcl.config.text import LoraConfig, Pooling, PretrainedTextConfig, TokenTableConfig
 from medcl.encoders.encoded import Encoded, ModalityEncoder
 from medcl.errors import ConfigError
 
@@ -225,40 +225,8 @@ def pool(states: Tensor, valid: Tensor, pooling: Pooling) -> Tensor:
     return (states * weight).sum(1) / weight.sum(1).clamp_min(1)
 
 
-def build_text_encoder(config: TextEncoderConfig, tokenizer: Tokenizer | None = None) -> TextEncoder:
-    """The text network that ``config`` names. A ``bert`` needs the ``tokenizer`` of its vocabulary; its weights are the global
-    random state's. Raises ConfigError, with one line that names what is missing."""
-    match config:
-        case BertConfig():
-            return _bert(config, tokenizer)
-        case PretrainedTextConfig():
-            return _pretrained(config)
-        case TokenTableConfig():
-            return _token_table(config)
-
-
-def _bert(config: BertConfig, tokenizer: Tokenizer | None) -> TextEncoder:
-    if tokenizer is None:
-        if config.vocabulary is None:
-            raise ValueError("a bert needs a vocabulary: pass the tokenizer that was learnt")
-        tokenizer = Tokenizer.read(config.vocabulary, config.max_length)
-    library = needed("transformers")
-    settings = library.BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=config.width,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        intermediate_size=4 * config.width,
-        max_position_embeddings=config.max_length,
-        hidden_dropout_prob=config.dropout,
-        attention_probs_dropout_prob=config.dropout,
-        pad_token_id=tokenizer.special.get("pad", 0),
-    )
-    network = library.BertModel(settings, add_pooling_layer=False)
-    return TextEncoder(network, tokenizer, config.width, config.pooling, causal=config.causal)
-
-
-def _pretrained(config: PretrainedTextConfig) -> TextEncoder:
+def pretrained_text(config: PretrainedTextConfig) -> TextEncoder:
+    """A network that `transformers` knows. Raises ConfigError, with one line that names what is missing."""
     library = needed("transformers")
     library.utils.logging.disable_progress_bar()
     source = (
@@ -294,7 +262,8 @@ def _with_adapters(network: nn.Module, config: LoraConfig) -> nn.Module:
     return adapted
 
 
-def _token_table(config: TokenTableConfig) -> TextEncoder:
+def token_table(config: TokenTableConfig) -> TextEncoder:
+    """A table of token vectors. Raises ConfigError, with one line that names what is missing."""
     if config.table is None or config.tokenizer is None:
         folder = Path(str(needed("wordllama", extra="text").__file__)).parent
         table = folder / "weights" / "l2_supercat_256.safetensors"

@@ -11,9 +11,10 @@ from torch import nn
 import medcl.objectives  # noqa: F401  (announces the objectives)
 from medcl.config.align import AlignConfig, ReportConfig
 from medcl.config.load import validate
+from medcl.encoders.build_text import build_text_encoder
 from medcl.encoders.encoded import Encoded, ModalityEncoder
 from medcl.encoders.joint import JointEncoders
-from medcl.encoders.text import Tokenizer, build_text_encoder, learn_vocabulary
+from medcl.encoders.text import Tokenizer, learn_vocabulary
 from medcl.tasks.alignment import AlignTask, slots_of
 from medcl.tasks.streams import ReportStream, VectorStream
 from medcl.views.aligned import AlignedSampler

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Annotated, ClassVar, Literal
+
 import torch
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 from torch.nn import functional
 
+from medcl.config.objective import ObjectiveConfig
+from medcl.objectives.codes import Codes, Setting, StatelessObjective, modalities_of
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.instance import clip
 from medcl.objectives.kernel import embeddings, reduce, unit, wide
 from medcl.objectives.output import LossOutput, Reduction
 from medcl.objectives.pairwise import pairwise_clip
+from medcl.objectives.temperature import LearnedTemperature, TemperatureConfig, TemperedObjective
 
 
 def multi_caption(
@@ -188,3 +194,45 @@ def coca(
     weighted = caption_weight * caption.loss, contrast_weight * contrast.loss
     parts = {**contrast.parts, "caption": weighted[0].detach(), "contrast": weighted[1].detach(), **caption.parts}
     return LossOutput(weighted[0] + weighted[1], contrast.per_anchor, parts)
+
+
+class MultiCaption(ObjectiveConfig):
+    """The first place with every other one: an image and several sentences of its report, of which some may be missing."""
+
+    function = staticmethod(multi_caption)
+    needs: ClassVar[frozenset[str]] = frozenset({"modalities"})
+    name: Literal["multi_caption"] = "multi_caption"
+    temperature: TemperatureConfig = Field(
+        LearnedTemperature(), description="learned from 0.07 within [0.01, 1], as in CLIP"
+    )
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="label smoothing")
+
+    def build(self, setting: Setting) -> nn.Module:
+        return TemperedObjective(self, setting)
+
+    def loss(self, codes: Codes, temperature: float | Tensor, gather: Gather) -> LossOutput:
+        places, present = modalities_of(codes, self.name)
+        return multi_caption(
+            places[0],
+            torch.stack(places[1:], 1),
+            present=(present[0] & present[1:]).T,
+            temperature=temperature,
+            smoothing=self.smoothing,
+            subject=codes.subject,
+            gather=gather,
+        )
+
+
+class Counting(ObjectiveConfig):
+    """An image is nearer to its report than to the report with a wrong number, or another single wrong word, in it."""
+
+    function = staticmethod(counting)
+    needs: ClassVar[frozenset[str]] = frozenset({"complete"})
+    compares: ClassVar[int | None] = 3
+    name: Literal["counting"] = "counting"
+
+    def build(self, setting: Setting) -> nn.Module:
+        return StatelessObjective(self)
+
+    def loss(self, codes: Codes, gather: Gather) -> LossOutput:
+        return counting(codes.z[0], codes.z[1], codes.z[2], gather=gather)

@@ -23,6 +23,8 @@ from medcl.config.views import SpatialConfig, ViewsConfig, WholeViews
 
 MODALITIES = ("radiograph", "volume", "ecg", "labs", "report")
 SECTIONS = ("findings", "impression", "indication", "history", "comparison")
+PARTS = (*SECTIONS, "sentence", "wrong")
+"""What ``report.PART`` may name: a section, one sentence of the report, or the report made wrong in one point."""
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -154,7 +156,8 @@ class ModalitiesConfig(Strict):
 class AlignTermConfig(Strict):
     """A weighted objective and the modalities it reads, as the views of a record.
 
-    A modality may stand twice: then it is seen in two views. ``report.findings`` is a section of the report.
+    A modality may stand twice: then it is seen in two views. ``report.findings`` is a section of the report, ``report.sentence`` one
+    sentence of it, another one every time it stands there, and ``report.wrong`` the report made wrong in one point.
     """
 
     objective: AnyObjective
@@ -185,6 +188,11 @@ class AlignConfig(Strict):
     joint: PositiveInt = Field(128, description="dimensions of the joint space")
     stages: tuple[AlignStageConfig, ...] = Field(min_length=1)
     min_present: PositiveInt = Field(2, description="records with fewer of the modalities are left out, and counted")
+    classes: tuple[str, ...] = Field(
+        (),
+        description="targets or attributes that say which records are alike, for objectives that ask: one, equal values; several, "
+        "findings (1: present) that records share",
+    )
     duplicates: Literal["mask", "none"] = Field(
         "mask", description="records of a batch with the same text: mask: no negatives of each other; none: negatives"
     )
@@ -202,7 +210,7 @@ class AlignConfig(Strict):
             for term in stage.terms:
                 for place in term.between:
                     name, _, section = place.partition(".")
-                    if name not in names or (section and (name != "report" or section not in SECTIONS)):
+                    if name not in names or (section and (name != "report" or section not in PARTS)):
                         known = ", ".join(names)
                         raise ValueError(
                             f"stage '{stage.name}': between names '{place}'; there are {known}, and sections such as report.findings"

@@ -19,10 +19,12 @@ from medcl.evaluation.spectrum import spectrum
 from medcl.files import atomic_path
 from medcl.modalities.duplicates import text_groups
 from medcl.objectives.kernel import unit, wide
+from medcl.records.classes import record_classes
 from medcl.reporting.run_page import write_page
 from medcl.runs import RunFolder, is_first_process
 from medcl.seeds import derive_seed
-from medcl.tasks.alignment import AlignTask, Recent, slots_of
+from medcl.tasks.alignment import AlignTask, Facts, Recent, slots_of
+from medcl.tasks.alignment_requirements import check_alignment
 from medcl.tasks.seen import modality_of
 from medcl.training.fit import fit
 from medcl.views.aligned import AlignedSampler
@@ -41,6 +43,7 @@ def align(config: AlignConfig, *, resume: bool = False, progress: bool = True) -
     DataError before anything is trained where data or configuration do not suit.
     """
     run = RunFolder(config.out)
+    check_alignment(config)
     with run.started("align", config, seed=config.seed, resume=resume):
         data = open_alignment(config, config.data.store or run.path / "prepared")
         run.record(pool=list(data.split.train), test=list(data.split.test), data_digest=data.manifest.digest)
@@ -119,11 +122,20 @@ def _task_of(config: AlignConfig, stage: AlignStageConfig, network: JointEncoder
         network,
         stage,
         sampler_of(config, stage, network, data, seed),
+        facts=_facts(config, data),
         frozen=frozen,
         trainer=config.trainer,
         measure=measure_recent,
         seed=seed,
     )
+
+
+def _facts(config: AlignConfig, data: AlignmentData) -> Facts:
+    """What objectives may ask about the training records."""
+    if not config.classes:
+        return Facts(data_digest=data.manifest.digest)
+    labels, classes = record_classes(data.records(data.split.train), config.classes)
+    return Facts(torch.from_numpy(labels), classes, data.manifest.digest)
 
 
 def sampler_of(

@@ -17,9 +17,10 @@ from medcl.config.modalities import (
 )
 from medcl.config.objective import AnyObjective
 from medcl.config.strict import Strict
-from medcl.config.text import BertConfig, TextEncoderConfig
+from medcl.config.text import BertConfig, TextEncoderConfig, TokenTableConfig
 from medcl.config.training import OptimiserConfig, TrainerConfig
 from medcl.config.views import SpatialConfig, ViewsConfig, WholeViews
+from medcl.config.words import FusionConfig, WordParts
 
 MODALITIES = ("radiograph", "volume", "ecg", "labs", "report")
 SECTIONS = ("findings", "impression", "indication", "history", "comparison")
@@ -158,11 +159,32 @@ class AlignTermConfig(Strict):
 
     A modality may stand twice: then it is seen in two views. ``report.findings`` is a section of the report, ``report.sentence`` one
     sentence of it, another one every time it stands there, and ``report.wrong`` the report made wrong in one point.
+    Objectives of words and of pairs read a report, which comes first, and attend from its words to what comes after it.
     """
 
     objective: AnyObjective
     between: tuple[str, ...] = Field(min_length=1, description="such as [radiograph, report]")
     weight: NonNegativeFloat = 1.0
+
+    @property
+    def attends(self) -> bool:
+        """Whether the words of a report attend to the other places."""
+        return self.objective.reads in ("words", "pairs")
+
+    @model_validator(mode="after")
+    def _report_first(self) -> AlignTermConfig:
+        if not self.attends:
+            return self
+        first, *others = (place.partition(".")[0] for place in self.between)
+        name = self.objective.name
+        if first != "report" or {"report", "labs"} & set(others) or len(set(others)) < len(others):
+            raise ValueError(
+                f"{name}: between names the report, or a section of it, and then other modalities that have places "
+                f"to attend to, each once, not {', '.join(self.between)}"
+            )
+        if self.objective.reads == "pairs" and not others:
+            raise ValueError(f"{name}: between names a report and what it may belong to, such as [report, radiograph]")
+        return self
 
 
 class AlignStageConfig(Strict):
@@ -196,8 +218,20 @@ class AlignConfig(Strict):
     duplicates: Literal["mask", "none"] = Field(
         "mask", description="records of a batch with the same text: mask: no negatives of each other; none: negatives"
     )
+    fusion: FusionConfig = Field(FusionConfig(), description="read where a term lets words attend to images")
     trainer: TrainerConfig = TrainerConfig()
     seed: NonNegativeInt = 0
+
+    @property
+    def word_parts(self) -> WordParts:
+        """What the terms of all stages need of the network beside encoders and heads."""
+        terms = [term for stage in self.stages for term in stage.terms if term.attends]
+        return WordParts(
+            language=any(term.objective.reads == "words" for term in terms),
+            matching=any(term.objective.reads == "pairs" for term in terms),
+            fused=tuple(sorted({place for term in terms for place in term.between[1:]})),
+            fusion=self.fusion,
+        )
 
     @model_validator(mode="after")
     def _places_exist(self) -> AlignConfig:
@@ -217,7 +251,26 @@ class AlignConfig(Strict):
                         )
             if unknown := [name for name in stage.train or () if name not in names]:
                 raise ValueError(f"stage '{stage.name}' trains {', '.join(unknown)}; there are {', '.join(names)}")
+        if self.word_parts.language or self.word_parts.matching:
+            self._words_can_be_told()
         stages = [stage.name for stage in self.stages]
         if len(set(stages)) < len(stages):
             raise ValueError(f"stage names repeat: {', '.join(stages)}")
         return self
+
+    def _words_can_be_told(self) -> None:
+        """Raise ValueError where the text encoder does not suit the terms on words."""
+        assert self.modalities.report is not None
+        encoder = self.modalities.report.encoder
+        names = {term.objective.name for stage in self.stages for term in stage.terms if term.attends}
+        if isinstance(encoder, TokenTableConfig):
+            raise ValueError(f"{', '.join(sorted(names))}: a token_table has no states to tell words from; take a bert")
+        causal = isinstance(encoder, BertConfig) and encoder.causal
+        if "next_words" in names and not causal:
+            raise ValueError(
+                "next_words: the text encoder sees the word that is to be told; set modalities.report.encoder.causal=true"
+            )
+        if "masked_words" in names and causal:
+            raise ValueError("masked_words: words are told from both sides; set modalities.report.encoder.causal=false")
+        if self.word_parts.fused and (width := getattr(encoder, "width", 0)) % self.fusion.heads:
+            raise ValueError(f"fusion.heads: {self.fusion.heads} does not divide the text encoder's width {width}")

@@ -34,6 +34,7 @@ NEEDS = {
     "findings": "a class, or findings, of every record (medcl align: classes=[NAME, ...])",
     "complete": "records that have every place the term names (medcl align)",
     "modalities": "several modalities of a record (medcl align)",
+    "report": "the words of a report (medcl align)",
     "teacher": "a slowly following copy of the network (made by the task)",
 }
 """What an objective can need, in words."""

@@ -41,10 +41,13 @@ class BertConfig(_TextConfig):
     heads: PositiveInt = 4
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     pooling: Pooling = Field("cls", description="cls, mean or eos; mean_all counts padding too (MoRE's release)")
+    causal: bool = Field(False, description="a word sees only itself and those before it (CoCa); pooling: eos")
     lora: None = None
 
     @model_validator(mode="after")
-    def _divides(self) -> BertConfig:
+    def _fits(self) -> BertConfig:
+        if self.causal and self.pooling == "cls":
+            raise ValueError("causal: the first token sees nothing else; set pooling=eos")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +26,28 @@ Text = str | tuple[str, str]
 
 @dataclass(frozen=True)
 class Tokens:
-    """``ids`` (B, T) integers, ``valid`` (B, T) False at padding, ``segment`` (B, T) 0 or 1, of which part of a pair."""
+    """``ids`` (B, T) integers, ``valid`` (B, T) False at padding, ``segment`` (B, T) 0 or 1, of which part of a pair.
+
+    ``word`` (B, T): which word of its part a token is a piece of, -1 at padding and at special tokens.
+    """
 
     ids: Tensor
     valid: Tensor
     segment: Tensor
+    word: Tensor
 
     def to(self, device: torch.device | str) -> Tokens:
-        return Tokens(self.ids.to(device), self.valid.to(device), self.segment.to(device))
+        return Tokens(*(getattr(self, part.name).to(device) for part in fields(self)))
+
+    def __getitem__(self, rows: Tensor) -> Tokens:
+        """The texts ``rows``."""
+        return Tokens(*(getattr(self, part.name)[rows] for part in fields(self)))
 
 
 class Tokenizer:
     """Texts to :class:`Tokens`, by a tokenizer of `tokenizers` that is saved as ``tokenizer.json``.
 
-    ``special``: ids of padding and, where the vocabulary has them, of ``cls``, ``sep`` and ``mask``.
+    ``special``: ids of padding and, where the vocabulary has them, of ``cls``, ``sep``, ``mask`` and ``unknown``.
     """
 
     def __init__(self, backend: Any, max_length: int) -> None:
@@ -57,6 +65,13 @@ class Tokenizer:
         size: int = self.backend.get_vocab_size()
         return size
 
+    @property
+    def ordinary(self) -> list[int]:
+        """Ids of the tokens that stand for text."""
+        added = self.backend.get_added_tokens_decoder()
+        special = {number for number, token in added.items() if token.special} | set(self.special.values())
+        return [number for number in range(len(self)) if number not in special]
+
     def __call__(self, texts: Sequence[Text]) -> Tokens:
         """Tokens of ``texts``, padded to the longest. A text without any token becomes a single unknown or padding token."""
         found = self.backend.encode_batch(list(texts))
@@ -64,11 +79,14 @@ class Tokenizer:
         ids = torch.full((len(found), longest), self.special.get("pad", 0))
         valid = torch.zeros(len(found), longest, dtype=torch.bool)
         segment = torch.zeros(len(found), longest, dtype=torch.long)
+        word = torch.full((len(found), longest), -1)
         for row, one in enumerate(found):
             ids[row, : len(one.ids)] = torch.tensor(one.ids, dtype=torch.long)
             segment[row, : len(one.ids)] = torch.tensor(one.type_ids, dtype=torch.long)
             valid[row, : max(1, len(one.ids))] = True
-        return Tokens(ids, valid, segment)
+            word[row, : len(one.ids)] = torch.tensor([-1 if i is None else i for i in one.word_ids], dtype=torch.long)
+        word[torch.isin(ids, torch.tensor(sorted(self.special.values()), dtype=torch.long))] = -1
+        return Tokens(ids, valid, segment, word)
 
     def save(self, path: Path) -> None:
         """Write ``tokenizer.json``."""
@@ -136,13 +154,19 @@ def _word_pieces(library: Any, pieces: dict[str, int]) -> Any:
 
 
 class TextEncoder(ModalityEncoder):
-    """A text network with its tokenizer: ``forward(Tokens)`` to pooled features and those of the tokens ``(B, C, T)``."""
+    """A text network with its tokenizer: ``forward(Tokens)`` to pooled features and those of the tokens ``(B, C, T)``.
 
-    def __init__(self, network: nn.Module, tokenizer: Tokenizer, channels: int, pooling: Pooling) -> None:
+    ``causal``: a token sees only itself and those before it.
+    """
+
+    def __init__(
+        self, network: nn.Module, tokenizer: Tokenizer, channels: int, pooling: Pooling, *, causal: bool = False
+    ) -> None:
         super().__init__(channels, channels)
         self.network = network
         self.tokenizer = tokenizer
         self.pooling = pooling
+        self.causal = causal
         self.segments = getattr(getattr(network, "config", None), "type_vocab_size", 0)
 
     def forward(self, tokens: Tokens) -> Encoded:
@@ -151,10 +175,24 @@ class TextEncoder(ModalityEncoder):
 
     def states(self, tokens: Tokens) -> Tensor:
         """The last layer's states ``(B, T, C)``."""
-        given = {"input_ids": tokens.ids, "attention_mask": tokens.valid.long()}
+        given = {"input_ids": tokens.ids, "attention_mask": self.attends(tokens)}
         if self.segments > 1:
             given["token_type_ids"] = tokens.segment
         found: Tensor = self.network(**given).last_hidden_state
+        return found
+
+    def attends(self, tokens: Tokens) -> Tensor:
+        """What the tokens see: all that is no padding (B, T) or, where that differs between tokens, (B, 1, T, T)."""
+        if not self.causal:
+            return tokens.valid.long()
+        length = tokens.ids.shape[1]
+        earlier = torch.ones(length, length, dtype=torch.bool, device=tokens.ids.device).tril()
+        return (earlier & tokens.valid[:, None, :])[:, None]
+
+    @property
+    def vectors(self) -> Tensor:
+        """The vector of every token of the vocabulary, as the network reads it (W, width)."""
+        found: Tensor = self.network.get_input_embeddings().weight
         return found
 
 
@@ -216,7 +254,8 @@ def _bert(config: BertConfig, tokenizer: Tokenizer | None) -> TextEncoder:
         attention_probs_dropout_prob=config.dropout,
         pad_token_id=tokenizer.special.get("pad", 0),
     )
-    return TextEncoder(library.BertModel(settings, add_pooling_layer=False), tokenizer, config.width, config.pooling)
+    network = library.BertModel(settings, add_pooling_layer=False)
+    return TextEncoder(network, tokenizer, config.width, config.pooling, causal=config.causal)
 
 
 def _pretrained(config: PretrainedTextConfig) -> TextEncoder:

@@ -55,6 +55,8 @@ class Codes:
     ``turns`` (L, B): by how many quarter turns about z the encoder saw it turned.
     ``body`` (L, B, *S): True inside the body, at the image's resolution.
     ``present`` (V, B): in an alignment, whose views are modalities, False where the record lacks the modality; its row of ``z`` says nothing.
+    ``words`` (V, B): where the views are places of a text, the token that stands there, -100 for a place that tells nothing; ``z`` then has a number
+    for every token of the vocabulary.
     ``cells``: where the cells of the maps ``z`` lie, leading axes (V, B).   ``step``: training step, None outside training.
     """
 
@@ -78,6 +80,7 @@ class Codes:
     turns: Tensor | None = None
     body: Tensor | None = None
     present: Tensor | None = None
+    words: Tensor | None = None
     cells: Cells | None = None
     step: int | None = None
 

@@ -127,7 +127,7 @@ class AlignTask(RenderedTask):
         teacher = None if self.teacher is None else Seen(self.teacher, batch)
         seen = Seen(self.network, batch, labels=self.labels, teacher=teacher)
         self.latest = [self._compute(term, seen) for term in self.terms]
-        self.recent.append({place: (seen.codes(place).detach(), seen.present(place)) for place in batch.present})
+        self.recent.append({place: (seen.codes(place).detach(), seen.present(place)) for place in seen.compared})
         return torch.stack(
             [term.weight * found.loss for term, found in zip(self.terms, self.latest, strict=True)]
         ).sum()

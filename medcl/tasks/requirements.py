@@ -110,6 +110,7 @@ def _lacking(config: PretrainConfig, number: int, objective: ObjectiveConfig) ->
             False,
             "compares modalities of a record, which a pretraining has one of; give it in medcl align",
         ),
+        "report": (False, "reads the words of a report; give it in medcl align"),
         "cells": (True, ""),  # every view carries its geometry
         "sample_ids": (True, ""),  # a record's index in the pool
         "teacher": (True, ""),  # the task makes one

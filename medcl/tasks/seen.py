@@ -81,6 +81,11 @@ class Seen:
         there = self.present(place)
         return rows.new_zeros(len(there), *rows.shape[1:]).index_put((there.nonzero().flatten(),), rows)
 
+    @property
+    def compared(self) -> list[str]:
+        """The places of whose codes a term has asked for."""
+        return [place for place, slot in self._codes if slot == 0]
+
     def _norms(self, place: str) -> AbstractContextManager[None]:
         """A single row has no statistics of its own."""
         return running_statistics(self.network) if int(self.present(place).sum()) == 1 else nullcontext()

@@ -1,4 +1,4 @@
-"""Which kind of term an objective of an alignment needs (decision 009)."""
+"""Which kind of term serves which objective of an alignment."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from medcl.config.align import AlignTermConfig
 from medcl.encoders.joint import JointEncoders
 from medcl.errors import ConfigError
 from medcl.objectives.codes import Setting
+from medcl.objectives.words import NextWords
 from medcl.tasks.alignment_terms import AlignTerm
+from medcl.tasks.pair_terms import MatchingTerm
+from medcl.tasks.word_terms import MaskedWordsTerm, NextWordsTerm
 
 
 def build_term(config: AlignTermConfig, network: JointEncoders, setting: Setting) -> AlignTerm:
@@ -14,5 +17,11 @@ def build_term(config: AlignTermConfig, network: JointEncoders, setting: Setting
     match config.objective.reads:
         case "vectors":
             return AlignTerm(config, network, setting)
+        case "words" if isinstance(config.objective, NextWords):
+            return NextWordsTerm(config, network, setting)
+        case "words":
+            return MaskedWordsTerm(config, network, setting)
+        case "pairs":
+            return MatchingTerm(config, network, setting)
         case other:
             raise ConfigError(f"{config.objective.name}: reads {other} of one modality; give it in medcl pretrain")

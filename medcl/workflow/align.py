@@ -67,6 +67,7 @@ def align(config: AlignConfig, *, resume: bool = False, progress: bool = True) -
             card = AlignmentCard(
                 modalities=config.modalities,
                 joint=config.joint,
+                words=config.word_parts,
                 recipes=data.preparations.recipes,
                 training=config.model_dump(mode="json"),
                 data_digest=data.manifest.digest,
@@ -87,6 +88,7 @@ def _network(config: AlignConfig, data: AlignmentData) -> JointEncoders:
         recipes=settled.recipes,
         lab_items=len(settled.labs.columns) if settled.labs else 0,
         tokenizer=_tokenizer(config, data),
+        words=config.word_parts,
     )
     for name in settled.recipes:
         if (init := getattr(config.modalities, name).init) is None:
@@ -182,7 +184,7 @@ def measure_recent(recent: Sequence[Recent]) -> Mapping[str, torch.Tensor]:
     """Effective rank of the codes of every place, of the records that have it."""
     found = {}
     for place in recent[0] if recent else ():
-        rows = torch.cat([codes[present] for codes, present in (batch[place] for batch in recent)])
+        rows = torch.cat([codes[present] for codes, present in (batch[place] for batch in recent if place in batch)])
         if len(rows) > 1:
             found[f"{place}/effective_rank"] = spectrum(unit(wide(rows))).effective_rank()
     return found

@@ -24,8 +24,9 @@ from medcl.config.words import FusionConfig, WordParts
 
 MODALITIES = ("radiograph", "volume", "ecg", "labs", "report")
 SECTIONS = ("findings", "impression", "indication", "history", "comparison")
-PARTS = (*SECTIONS, "sentence", "wrong")
-"""What ``report.PART`` may name: a section, one sentence of the report, or the report made wrong in one point."""
+WRONG = ("side", "severity", "place", "negation", "number")
+PARTS = (*SECTIONS, "sentence", "wrong", *(f"wrong_{kind}" for kind in WRONG))
+"""What ``report.PART`` may name: a section, one sentence of the report, or the report made wrong in one point, or in one of that kind."""
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -158,7 +159,7 @@ class AlignTermConfig(Strict):
     """A weighted objective and the modalities it reads, as the views of a record.
 
     A modality may stand twice: then it is seen in two views. ``report.findings`` is a section of the report, ``report.sentence`` one
-    sentence of it, another one every time it stands there, and ``report.wrong`` the report made wrong in one point.
+    sentence of it, another one every time it stands there, and ``report.wrong`` the report made wrong in one point (``report.wrong_number``: in a count).
     Objectives of words and of pairs read a report, which comes first, and attend from its words to what comes after it.
     """
 

@@ -55,8 +55,16 @@ class TextHeadConfig(Strict):
     name: Literal["mlp"] = "mlp"
 
 
+class MapHeadConfig(Strict):
+    """1x1 convolution, batch normalisation, ReLU, 1x1 convolution on a map; the code is the mean of what comes out: BioViL's for images."""
+
+    name: Literal["map"] = "map"
+    hidden: PositiveInt | None = Field(None, description="default: the dimensions of the joint space")
+
+
 JointHeadConfig = Annotated[
-    LinearHeadConfig | PerceptronHeadConfig | NormalisedHeadConfig | TextHeadConfig, Field(discriminator="name")
+    LinearHeadConfig | PerceptronHeadConfig | NormalisedHeadConfig | TextHeadConfig | MapHeadConfig,
+    Field(discriminator="name"),
 ]
 
 
@@ -166,6 +174,11 @@ class AlignTermConfig(Strict):
     objective: AnyObjective
     between: tuple[str, ...] = Field(min_length=1, description="such as [radiograph, report]")
     weight: NonNegativeFloat = 1.0
+    level: int = Field(
+        -1,
+        le=-1,
+        description="which map of an image encoder objectives of places read: -1 its coarsest, -2 the one before",
+    )
 
     @property
     def attends(self) -> bool:

@@ -47,6 +47,7 @@ class ObjectiveConfig(Strict):
     ``reads``: one vector a view, or a map of it; in an alignment also features of places and words, words, or pairs (decision 009).   ``head_out``: how many numbers the head must give, None for any.   ``needs``: what the views and the data set must offer, see
     :data:`NEEDS`.   ``by_item``: the loss is the mean of terms that each belong to one item, listed item last, so that items can be weighted.   ``state``: what is kept from step to step, and how large it is.
     ``compares``: how many views it is of, None for two or more: an alignment refuses another number of places.
+    ``localised``: of which of them an objective that reads "local" wants the features of places and words.
     """
 
     known: ClassVar[dict[str, type[ObjectiveConfig]]] = {}
@@ -57,6 +58,7 @@ class ObjectiveConfig(Strict):
     needs: ClassVar[frozenset[str]] = frozenset()
     state: ClassVar[str] = ""
     compares: ClassVar[int | None] = None
+    localised: ClassVar[Literal["first", "all"]] = "all"
     name: str
 
     def needed(self) -> frozenset[str]:

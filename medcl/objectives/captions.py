@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medcl.config.objective import ObjectiveConfig
-from medcl.objectives.codes import Codes, Setting, StatelessObjective, modalities_of
+from medcl.objectives.codes import Codes, Setting, StatelessObjective, modalities_of, required
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.instance import clip
 from medcl.objectives.kernel import embeddings, reduce, unit, wide
 from medcl.objectives.output import LossOutput, Reduction
 from medcl.objectives.pairwise import pairwise_clip
+from medcl.objectives.presence import nothing
 from medcl.objectives.temperature import LearnedTemperature, TemperatureConfig, TemperedObjective
 
 
@@ -219,6 +220,40 @@ class MultiCaption(ObjectiveConfig):
             temperature=temperature,
             smoothing=self.smoothing,
             subject=codes.subject,
+            gather=gather,
+        )
+
+
+class Grouping(ObjectiveConfig):
+    """Every sentence finds the places of its image that it speaks of: the first place named is the image, the others are sentences."""
+
+    function = staticmethod(grouping)
+    reads: ClassVar[Literal["vectors", "maps", "local", "words", "pairs"]] = "local"
+    needs: ClassVar[frozenset[str]] = frozenset({"modalities"})
+    localised: ClassVar[Literal["first", "all"]] = "first"
+    name: Literal["grouping"] = "grouping"
+    temperature: TemperatureConfig = Field(
+        LearnedTemperature(start=0.125), description="learned from 0.125 within [0.01, 1]"
+    )
+    threshold: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="places less like the sentence, on a scale from 0 to 1, do not count; null: 1 / places"
+    )
+
+    def build(self, setting: Setting) -> nn.Module:
+        return TemperedObjective(self, setting)
+
+    def loss(self, codes: Codes, temperature: float | Tensor, gather: Gather) -> LossOutput:
+        places, present = modalities_of(codes, self.name)
+        (image,) = required(codes.local, self.name, "needs features of the places of an image")
+        there = (present[0] & present[1:]).T
+        if int(gather.total(there.sum())) < 2:
+            return nothing(codes.z)
+        return grouping(
+            torch.stack(places[1:], 1),
+            image.rows.flatten(2).transpose(1, 2),
+            present=there,
+            threshold=self.threshold,
+            temperature=temperature,
             gather=gather,
         )
 

@@ -24,7 +24,8 @@ from medcl.objectives.masks import DenseMask, Mask, Same, SamePatient, as_spec
 from medcl.objectives.output import LossOutput, Reduction, mean_of
 from medcl.objectives.queue import QueueEntry, QueueObjective
 from medcl.objectives.teacher import MOMENTUM_SCHEDULE, Momentum, TaughtObjective
-from medcl.objectives.temperature import LearnedTemperature, TemperatureConfig
+from medcl.objectives.temperature import LearnedTemperature, TemperatureConfig, TemperedObjective
+from medcl.objectives.word_regions import words_of_all
 
 _POOL: dict[int, Callable[..., Tensor]] = {2: functional.adaptive_avg_pool2d, 3: functional.adaptive_avg_pool3d}
 
@@ -303,3 +304,31 @@ class _MomentumObjective(QueueObjective[MomentumAlignment]):
         if subject is not None:
             batch = (~SamePatient(subject, gather.rows(subject)[0])).block()
         return DenseMask(torch.cat([batch, self.others(codes, 1).block()], 1))
+
+
+class LocalInformation(TaughtObjective):
+    """TCL: an image, or a text, finds the teacher's features of its own places, or words, among those of other records."""
+
+    function = staticmethod(local_information)
+    reads: ClassVar[Literal["vectors", "maps", "local", "words", "pairs"]] = "local"
+    needs: ClassVar[frozenset[str]] = frozenset({"complete", "teacher"})
+    compares: ClassVar[int | None] = 1
+    name: Literal["local_information"] = "local_information"
+    momentum: Momentum = Field(0.995, description="m at the start")
+    momentum_schedule: Literal["constant", "cosine"] = Field("constant", description=MOMENTUM_SCHEDULE)
+    temperature: TemperatureConfig = Field(
+        LearnedTemperature(range=(0.001, 0.5)), description="learned from 0.07 within [0.001, 0.5]"
+    )
+
+    def build(self, setting: Setting) -> nn.Module:
+        return TemperedObjective(self, setting)
+
+    def loss(self, codes: Codes, temperature: float | Tensor, gather: Gather) -> LossOutput:
+        """Places of a map are pooled to a grid first, words and steps of a signal are taken as they are."""
+        (places,) = required(codes.teacher_local, self.name, "needs a teacher's features of places")
+        if places.rows.ndim > 3:
+            parts = pooled_sites(wide(places.rows))
+            given = torch.ones(parts.shape[:2], dtype=torch.bool, device=parts.device)
+        else:
+            parts, given = words_of_all(places, gather)
+        return local_information(codes.z[0], parts, given, temperature=temperature, gather=gather)

@@ -11,6 +11,7 @@ from torch import Tensor
 from medcl.encoders.encoded import Encoded
 from medcl.encoders.joint import JointEncoders
 from medcl.encoders.norms import running_statistics
+from medcl.objectives.codes import Places
 from medcl.views.aligned import AlignedBatch
 
 
@@ -75,6 +76,19 @@ class Seen:
                     found = self.placed(self.network.project(modality_of(place), encoded), place)
             self._codes[place, slot] = found
         return self._codes[place, slot]
+
+    def local(self, place: str, slot: int = 0, level: int = -1) -> Places:
+        """Features of places, or of words, in the joint space, and which are real; none is where a record lacks ``place``."""
+        encoded = self.encoded(place, slot)
+        if encoded is None:
+            there = self.present(place)
+            shape = len(there), self.network.joint, 1
+            return Places(
+                torch.zeros(shape, device=there.device), torch.zeros_like(there, dtype=torch.bool).unsqueeze(1)
+            )
+        with self._norms(place):
+            rows, valid = self.network.localise(modality_of(place), encoded, level)
+        return Places(self.placed(rows, place), self.placed(valid, place))
 
     def placed(self, rows: Tensor, place: str) -> Tensor:
         """``rows (n, ...)`` of the records that have ``place`` among all: ``(B, ...)``, 0 for the others."""

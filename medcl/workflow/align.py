@@ -25,6 +25,7 @@ from medcl.runs import RunFolder, is_first_process
 from medcl.seeds import derive_seed
 from medcl.tasks.alignment import AlignTask, Facts, Recent, slots_of
 from medcl.tasks.alignment_requirements import check_alignment
+from medcl.tasks.place_terms import place_keys
 from medcl.tasks.seen import modality_of
 from medcl.training.fit import fit
 from medcl.views.aligned import AlignedSampler
@@ -68,6 +69,7 @@ def align(config: AlignConfig, *, resume: bool = False, progress: bool = True) -
                 modalities=config.modalities,
                 joint=config.joint,
                 words=config.word_parts,
+                places=places_of(config),
                 recipes=data.preparations.recipes,
                 training=config.model_dump(mode="json"),
                 data_digest=data.manifest.digest,
@@ -89,6 +91,7 @@ def _network(config: AlignConfig, data: AlignmentData) -> JointEncoders:
         lab_items=len(settled.labs.columns) if settled.labs else 0,
         tokenizer=_tokenizer(config, data),
         words=config.word_parts,
+        places=places_of(config),
     )
     for name in settled.recipes:
         if (init := getattr(config.modalities, name).init) is None:
@@ -100,6 +103,12 @@ def _network(config: AlignConfig, data: AlignmentData) -> JointEncoders:
             )
         log.info("%s", load_into(encoder.network, find_weights(init).state))
     return network
+
+
+def places_of(config: AlignConfig) -> tuple[str, ...]:
+    """Keys of the heads for features of places that the terms of all stages need."""
+    keys = {key for stage in config.stages for term in stage.terms for key in place_keys(term)}
+    return tuple(sorted(keys))
 
 
 def _tokenizer(config: AlignConfig, data: AlignmentData) -> Tokenizer | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,18 @@ import torch
 import medcl.objectives  # noqa: F401  (announces the objectives)
 from medcl.config.align import AlignConfig, AlignStageConfig, LinearHeadConfig, PerceptronHeadConfig
 from medcl.config.load import validate
+from medcl.config.training import TrainerConfig
 from medcl.encoders.encoded import Encoded, ModalityEncoder
 from medcl.encoders.joint import JointEncoders
 from medcl.errors import ConfigError, DataError
 from medcl.records.classes import record_classes
 from medcl.records.record import Record
+from medcl.runs import RunFolder
 from medcl.tasks.alignment import AlignTask, Facts, slots_of
 from medcl.tasks.alignment_requirements import check_alignment
 from medcl.tasks.seen import Seen
 from medcl.tasks.streams import VectorStream
+from medcl.training.fit import fit
 from medcl.views.aligned import AlignedBatch, AlignedSampler
 
 NAMES = ("ecg", "labs", "radiograph")
@@ -200,3 +204,75 @@ def test_classes_and_findings_of_records() -> None:
         record_classes(rows, ["effusion"])
     with pytest.raises(DataError, match="1 records, such as r4, have none of edema, mass"):
         record_classes([*rows, record(4, site="a")], ["edema", "mass"])
+
+
+class Mapped(ModalityEncoder):
+    """Nine numbers as a map of nine places with one number each."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1)
+
+    def forward(self, x: torch.Tensor) -> Encoded:
+        maps = x.view(-1, 1, 3, 3)
+        return Encoded(maps.flatten(2).mean(2), maps)
+
+
+def taught_task(steps: int) -> AlignTask:
+    """A task with a teacher, queues, mixtures and features of places."""
+    terms = [
+        {"objective": {"name": "momentum_alignment", "queue": 8, "momentum": 0.9}, "between": ["ecg", "labs"]},
+        {"objective": {"name": "local_information", "momentum": 0.9}, "between": ["ecg"]},
+        {"objective": "mixup_contrast", "between": ["ecg", "labs"]},
+    ]
+    config = stage(*terms, steps=steps, batch=4)
+    ids = [str(number) for number in range(RECORDS)]
+    rng = np.random.default_rng(0)
+    rows = {name: {one: rng.normal(size=9) for one in ids} for name in ("ecg", "labs")}
+    del rows["labs"]["5"]
+    streams = {name: VectorStream(found) for name, found in rows.items()}
+    drawn = AlignedSampler(ids, range(RECORDS), streams, slots_of(config), batch=4, seed=0)
+    torch.manual_seed(0)
+    parts = {name: Mapped() for name in rows}
+    joint = JointEncoders(parts, dict.fromkeys(rows, PerceptronHeadConfig(hidden=4)), 4, places=["ecg"])
+    return AlignTask(joint, config, drawn, seed=1)
+
+
+def trained(task: AlignTask, folder: Path, *, until: int | None = None, resume: bool = False) -> AlignTask:
+    trainer = TrainerConfig(device="cpu", threads=1, checkpoint_every=1)
+    with RunFolder(folder).started("align", {}, resume=resume) as run:
+        if until is not None:
+            task.on_train_batch_end = lambda *args: setattr(task.trainer, "should_stop", task.global_step >= until)
+        fit(task, trainer, run, stage="joint", resume=resume, progress=False)
+    return task
+
+
+def test_teacher_and_queues_resume_exactly(tmp_path: Path) -> None:
+    whole = trained(taught_task(9), tmp_path / "whole")
+    assert trained(taught_task(9), tmp_path / "broken", until=4).batches_done == 4
+    resumed = trained(taught_task(9), tmp_path / "broken", resume=True)
+    expected, found = whole.state_dict(), resumed.state_dict()
+    assert any(name.startswith("teacher.") for name in expected)
+    assert all(torch.equal(value, found[name]) for name, value in expected.items() if isinstance(value, torch.Tensor))
+    queue = whole.terms[0].objective
+    assert queue.get_extra_state() == resumed.terms[0].objective.get_extra_state()
+    assert queue.filled == 8
+    assert queue.pointer != 0  # it has wrapped around
+    assert (queue.rows.norm(dim=-1) > 0.99).all()
+    assert not torch.equal(expected["teacher.heads.ecg.0.weight"], expected["network.heads.ecg.0.weight"])
+
+
+def test_the_share_of_the_teacher_rises_and_patients_are_no_negatives() -> None:
+    task = taught_task(9)
+    objective = task.terms[0].objective
+    assert objective.ramp == RECORDS // 4
+    batch = batch_of(task)
+    seen = Seen(task.network, batch, teacher=Seen(task.teacher, batch))
+    codes = [task.terms[0].codes(seen, step) for step in (0, 1, 3, 8)]
+    objective.eval()
+    at = [float(objective(one).parts["target_at_partner"]) for one in codes]
+    assert at[0] == pytest.approx(1)
+    assert at[0] > at[1] > at[2]
+    assert at[2] == pytest.approx(at[3])
+    same = replace(codes[2], subject=torch.zeros_like(codes[2].subject))
+    alone = objective(same)
+    assert alone.loss.detach() == pytest.approx(0, abs=1e-6)

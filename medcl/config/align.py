@@ -24,6 +24,9 @@ from medcl.config.words import FusionConfig, WordParts
 
 MODALITIES = ("radiograph", "volume", "ecg", "labs", "report")
 SECTIONS = ("findings", "impression", "indication", "history", "comparison")
+WRONG = ("side", "severity", "place", "negation", "number")
+PARTS = (*SECTIONS, "sentence", "wrong", *(f"wrong_{kind}" for kind in WRONG))
+"""What ``report.PART`` may name: a section, one sentence of the report, or the report made wrong in one point, or in one of that kind."""
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -52,8 +55,16 @@ class TextHeadConfig(Strict):
     name: Literal["mlp"] = "mlp"
 
 
+class MapHeadConfig(Strict):
+    """1x1 convolution, batch normalisation, ReLU, 1x1 convolution on a map; the code is the mean of what comes out: BioViL's for images."""
+
+    name: Literal["map"] = "map"
+    hidden: PositiveInt | None = Field(None, description="default: the dimensions of the joint space")
+
+
 JointHeadConfig = Annotated[
-    LinearHeadConfig | PerceptronHeadConfig | NormalisedHeadConfig | TextHeadConfig, Field(discriminator="name")
+    LinearHeadConfig | PerceptronHeadConfig | NormalisedHeadConfig | TextHeadConfig | MapHeadConfig,
+    Field(discriminator="name"),
 ]
 
 
@@ -155,13 +166,19 @@ class ModalitiesConfig(Strict):
 class AlignTermConfig(Strict):
     """A weighted objective and the modalities it reads, as the views of a record.
 
-    A modality may stand twice: then it is seen in two views. ``report.findings`` is a section of the report.
+    A modality may stand twice: then it is seen in two views. ``report.findings`` is a section of the report, ``report.sentence`` one
+    sentence of it, another one every time it stands there, and ``report.wrong`` the report made wrong in one point (``report.wrong_number``: in a count).
     Objectives of words and of pairs read a report, which comes first, and attend from its words to what comes after it.
     """
 
     objective: AnyObjective
     between: tuple[str, ...] = Field(min_length=1, description="such as [radiograph, report]")
     weight: NonNegativeFloat = 1.0
+    level: int = Field(
+        -1,
+        le=-1,
+        description="which map of an image encoder objectives of places read: -1 its coarsest, -2 the one before",
+    )
 
     @property
     def attends(self) -> bool:
@@ -207,6 +224,11 @@ class AlignConfig(Strict):
     joint: PositiveInt = Field(128, description="dimensions of the joint space")
     stages: tuple[AlignStageConfig, ...] = Field(min_length=1)
     min_present: PositiveInt = Field(2, description="records with fewer of the modalities are left out, and counted")
+    classes: tuple[str, ...] = Field(
+        (),
+        description="targets or attributes that say which records are alike, for objectives that ask: one, equal values; several, "
+        "findings (1: present) that records share",
+    )
     duplicates: Literal["mask", "none"] = Field(
         "mask", description="records of a batch with the same text: mask: no negatives of each other; none: negatives"
     )
@@ -236,7 +258,7 @@ class AlignConfig(Strict):
             for term in stage.terms:
                 for place in term.between:
                     name, _, section = place.partition(".")
-                    if name not in names or (section and (name != "report" or section not in SECTIONS)):
+                    if name not in names or (section and (name != "report" or section not in PARTS)):
                         known = ", ".join(names)
                         raise ValueError(
                             f"stage '{stage.name}': between names '{place}'; there are {known}, and sections such as report.findings"

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from medcl.config.align import (
     JointHeadConfig,
     LinearHeadConfig,
+    MapHeadConfig,
     ModalitiesConfig,
     NormalisedHeadConfig,
     PerceptronHeadConfig,
@@ -22,6 +24,7 @@ from medcl.encoders.encoded import Encoded, ModalityEncoder
 from medcl.encoders.fusion import Fusion, LanguageHead
 from medcl.encoders.image import build_image_encoder
 from medcl.encoders.labs import LabsMlp
+from medcl.encoders.places import MapHead, PlaceHeads
 from medcl.encoders.text import TextEncoder, Tokenizer
 from medcl.errors import ConfigError
 from medcl.modalities.ecg import LEADS
@@ -34,6 +37,7 @@ class JointEncoders(nn.Module):
 
     ``encoders``: by the modality's name.   ``heads``: their configurations.   ``joint``: D.
     ``words``: what terms on words and pairs need beside: ``fusion``, ``language`` and ``matching``, each None where it is not asked for.
+    ``places``: keys of the heads for features of places, which terms on those need.
     """
 
     fusion: Fusion | None
@@ -46,12 +50,19 @@ class JointEncoders(nn.Module):
         heads: Mapping[str, JointHeadConfig],
         joint: int,
         words: WordParts | None = None,
+        places: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict(encoders)
         self.heads = nn.ModuleDict(
             {name: build_joint_head(heads[name], encoder.channels, joint) for name, encoder in encoders.items()}
         )
+        for name, head in self.heads.items():
+            if isinstance(head, MapHead) and (encoders[name].local_channels is None or name == "report"):
+                raise ConfigError(
+                    f"modalities.{name}.head: map is for the maps of images and signals; choose another one"
+                )
+        self.places = PlaceHeads(encoders, [key for key in places if not self._has_map(key)], joint)
         self.joint = joint
         self.fusion = self.language = self.matching = None
         if words is not None and (words.language or words.matching):
@@ -99,8 +110,23 @@ class JointEncoders(nn.Module):
 
     def project(self, name: str, encoded: Encoded) -> Tensor:
         """Codes ``(B, D)`` of features."""
-        codes: Tensor = self.heads[name](encoded.pooled)
+        head = self.heads[name]
+        codes: Tensor = head(encoded.local).flatten(2).mean(2) if isinstance(head, MapHead) else head(encoded.pooled)
         return codes
+
+    def localise(self, name: str, encoded: Encoded, level: int = -1) -> tuple[Tensor, Tensor]:
+        """Features ``(B, D, *S)`` of places in the joint space, and which are real ``(B, *S)``; of a text those of its words.
+
+        ``level``: of an image's maps, -1 the coarsest. Raises KeyError where no head was built for them.
+        """
+        if level == -1 and self._has_map(name):
+            found = self.heads[name](encoded.local)
+            return found, torch.ones_like(found[:, 0], dtype=torch.bool)
+        return self.places.of(name, encoded, level)
+
+    def _has_map(self, key: str) -> bool:
+        """Whether the head of codes gives a map, which then is what places are."""
+        return key in self.heads and isinstance(self.heads[key], MapHead)
 
     def forward(self, name: str, inputs: Any) -> Tensor:
         return self.project(name, self.encode(name, inputs))
@@ -114,11 +140,12 @@ def build_joint(
     lab_items: int = 0,
     tokenizer: Tokenizer | None = None,
     words: WordParts | None = None,
+    places: Collection[str] = (),
 ) -> JointEncoders:
     """The encoders and heads that ``modalities`` names, randomly initialised but for pretrained text networks.
 
     ``recipes``: of radiographs and volumes.   ``lab_items``: laboratory items, of each a percentile and an indicator.   ``tokenizer``: of a
-    BERT that begins with random weights.   ``words``: parts for terms on words and pairs. The global random state gives the weights.
+    BERT that begins with random weights.   ``words``: parts for terms on words and pairs.   ``places``: heads for features of places. The global random state gives the weights.
     """
     encoders: dict[str, ModalityEncoder] = {}
     for name in modalities.names:
@@ -134,7 +161,7 @@ def build_joint(
         else:
             encoders[name] = build_text_encoder(section.encoder, tokenizer)
     heads = {name: getattr(modalities, name).head for name in modalities.names}
-    return JointEncoders(encoders, heads, joint, words)
+    return JointEncoders(encoders, heads, joint, words, places)
 
 
 def build_joint_head(config: JointHeadConfig, channels: int, joint: int) -> nn.Module:
@@ -151,6 +178,8 @@ def build_joint_head(config: JointHeadConfig, channels: int, joint: int) -> nn.M
                 nn.Linear(hidden, joint, bias=False),
                 nn.BatchNorm1d(joint),
             )
+        case MapHeadConfig():
+            return MapHead(channels, config.hidden or joint, joint)
         case NormalisedHeadConfig():
             return nn.Sequential(nn.Linear(channels, joint), nn.LayerNorm(joint))
         case TextHeadConfig():

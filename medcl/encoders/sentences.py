@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from medcl.config.text import Pooling
 from medcl.encoders.encoded import Encoded
+from medcl.encoders.places import summed_words
 from medcl.encoders.text import Text, TextEncoder, Tokenizer, Tokens
 from medcl.modalities.report_text import sentences
 from medcl.seeds import derive_seed
@@ -58,8 +60,8 @@ class SentenceTokenizer(Tokenizer):
 class SentenceEncoder(TextEncoder):
     """A token sees every other, but a sentence's own token only ``[CLS]`` and its sentence.
 
-    Beside what every text encoder gives: ``levels["sentences"]``, the mean over the tokens of each sentence, and ``levels["words"]``, the sum over
-    the pieces of each word; a report without sentences has none of either.
+    ``Encoded.sentence`` says which sentence a token belongs to; :func:`sentence_means` reads sentences out, and words are the sums of their
+    pieces as of every text encoder.
     """
 
     tokenizer: SentenceTokenizer
@@ -69,7 +71,7 @@ class SentenceEncoder(TextEncoder):
         super().__init__(network, tokenizer, channels, pooling)
         self.register_buffer("sentence_ids", torch.tensor(tokenizer.sentence_ids), persistent=False)
         with torch.no_grad():  # as they stand where a sentence's [CLS] would
-            self.vectors[self.sentence_ids] = self.vectors[tokenizer.special["cls"]]
+            self.vectors[self.sentence_ids] = self.vectors[tokenizer.special["cls"]].clone()
 
     def attends(self, tokens: Tokens) -> Tensor:
         own = tokens.segment[:, :, None] == tokens.segment[:, None, :]
@@ -78,23 +80,16 @@ class SentenceEncoder(TextEncoder):
         return ((own | wide[:, :, None]) & tokens.valid[:, None, :])[:, None]
 
     def forward(self, tokens: Tokens) -> Encoded:
-        found = super().forward(tokens)
-        assert found.local is not None
-        states = found.local.movedim(1, 2)
-        sentence = (tokens.segment - 1).index_fill(1, tokens.ids.new_zeros(1), -1)  # [CLS] belongs to none
-        whole, count = summed(states, sentence)
-        words, pieces = summed(states, tokens.word)
-        means = whole / count.clamp_min(1)[..., None]
-        levels = {"sentences": (means.movedim(1, 2), count > 0), "words": (words.movedim(1, 2), pieces > 0)}
-        return Encoded(found.pooled, found.local, found.valid, levels)
+        sentence = torch.where(tokens.valid, tokens.segment - 1, -1)
+        sentence[:, 0] = -1  # [CLS] belongs to none
+        return replace(super().forward(tokens), sentence=sentence)
 
 
-def summed(states: Tensor, part: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums ``(B, K, C)`` of the ``states (B, T, C)`` of every part and how many they were ``(B, K)``; ``part`` (B, T) from 0, -1 for none."""
-    count = max(1, int(part.max()) + 1) if part.numel() else 1
-    inside = part >= 0
-    index = part.clamp_min(0)
-    size = states.new_zeros(len(states), count).scatter_add(1, index, inside.to(states.dtype))
-    kept = torch.where(inside[..., None], states, 0.0)
-    total = states.new_zeros(len(states), count, states.shape[2])
-    return total.scatter_add(1, index[..., None].expand_as(states), kept), size
+def sentence_means(states: Tensor, sentence: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean ``(B, C, K)`` of the ``states (B, C, T)`` of every sentence, and which of the K are there ``(B, K)``.
+
+    ``sentence`` (B, T): from 0, -1 for a token of none. A report without sentences has none, and its means are 0.
+    """
+    total, there = summed_words(states, sentence)
+    count = summed_words((sentence >= 0).to(states.dtype)[:, None], sentence)[0]
+    return total / count.clamp_min(1), there

@@ -88,6 +88,12 @@ class Tokenizer:
         word[torch.isin(ids, torch.tensor(sorted(self.special.values()), dtype=torch.long))] = -1
         return Tokens(ids, valid, segment, word)
 
+    def words(self, tokens: Tokens) -> Tensor:
+        """Which word every token is a piece of (B, T), in their order, -1 for none: a piece is its own word where words cannot be told."""
+        said, before = tokens.word, torch.nn.functional.pad(tokens.word[:, :-1], (1, 0), value=-1)
+        begins = said >= 0 if self.backend.pre_tokenizer is None else (said >= 0) & (said != before)
+        return torch.where(said >= 0, begins.long().cumsum(1) - 1, -1)
+
     def save(self, path: Path) -> None:
         """Write ``tokenizer.json``."""
         self.backend.save(str(path))
@@ -171,7 +177,8 @@ class TextEncoder(ModalityEncoder):
 
     def forward(self, tokens: Tokens) -> Encoded:
         states = self.states(tokens)
-        return Encoded(pool(states, tokens.valid, self.pooling), states.movedim(1, 2), tokens.valid)
+        pooled = pool(states, tokens.valid, self.pooling)
+        return Encoded(pooled, states.movedim(1, 2), tokens.valid, word=self.tokenizer.words(tokens))
 
     def states(self, tokens: Tokens) -> Tensor:
         """The last layer's states ``(B, T, C)``."""

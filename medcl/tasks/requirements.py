@@ -104,6 +104,8 @@ def _lacking(config: PretrainConfig, number: int, objective: ObjectiveConfig) ->
             any(stage.only is not None for stage in config.stages[:number]),
             "rehearses records of earlier stages; give those stages only=[CLASS, ...]",
         ),
+        "findings": (False, "compares records by their findings; give it in medcl align"),
+        "complete": (False, "compares modalities of a record; give it in medcl align"),
         "modalities": (
             False,
             "compares modalities of a record, which a pretraining has one of; give it in medcl align",

@@ -9,6 +9,7 @@ from medcl.objectives.codes import Setting
 from medcl.objectives.words import NextWords
 from medcl.tasks.alignment_terms import AlignTerm
 from medcl.tasks.pair_terms import MatchingTerm
+from medcl.tasks.place_terms import PlaceTerm
 from medcl.tasks.word_terms import MaskedWordsTerm, NextWordsTerm
 
 
@@ -17,6 +18,8 @@ def build_term(config: AlignTermConfig, network: JointEncoders, setting: Setting
     match config.objective.reads:
         case "vectors":
             return AlignTerm(config, network, setting)
+        case "local":
+            return PlaceTerm(config, network, setting)
         case "words" if isinstance(config.objective, NextWords):
             return NextWordsTerm(config, network, setting)
         case "words":

@@ -34,6 +34,7 @@ class AlignmentCard(Strict):
     sha256: str = Field("", description="of weights.safetensors")
     modalities: ModalitiesConfig
     joint: PositiveInt
+    places: tuple[str, ...] = Field((), description="heads for features of places and words")
     words: WordParts = Field(WordParts(), description="parts for terms on words and pairs")
     recipes: dict[str, Recipe] = Field({}, description="how radiographs and volumes are prepared")
     training: dict[str, Any] = Field({}, description="the configuration of the run")
@@ -66,6 +67,7 @@ class AlignmentFile:
             lab_items=len(self.labs.columns) if self.labs else 0,
             tokenizer=tokenizer,
             words=self.card.words,
+            places=self.card.places,
         )
         missing, surplus = found.load_state_dict(self.state, strict=False)
         if missing or surplus:

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from medcl.config.align import AlignConfig, ModalitiesConfig, RadiographConfig, ReportConfig, VolumeConfig
+from medcl.config.align import SECTIONS, AlignConfig, ModalitiesConfig, RadiographConfig, ReportConfig, VolumeConfig
 from medcl.config.views import MiddleCentre, ViewsConfig
 from medcl.encoders.text import Tokenizer
 from medcl.errors import DataError
 from medcl.modalities.labs import lab_names
 from medcl.modalities.report import read_report, split_sections
 from medcl.modalities.report_text import clean, sentences
+from medcl.modalities.wrong_report import KINDS
 from medcl.preparation.build import build_store
 from medcl.preparation.fingerprint import fingerprint
 from medcl.preparation.labs import LabEncoding, fit_labs
@@ -25,7 +26,7 @@ from medcl.records.manifest import Manifest
 from medcl.records.names import is_image
 from medcl.records.parts import Parts, parts_of
 from medcl.records.record import Record
-from medcl.tasks.streams import ImageStream, ReportStream, SignalStream, VectorStream
+from medcl.tasks.streams import ImageStream, ReportStream, SentenceStream, SignalStream, VectorStream, WrongStream
 from medcl.views.aligned import Stream
 from medcl.views.sampler import ViewSampler
 from medcl.workflow.prepare import progress_bar
@@ -172,7 +173,14 @@ def stream_of(
     records = data.records(ids)
     if modality == "report":
         assert tokenizer is not None
-        found = {record.id: report_sentences(config, record, section) for record in records}
+        named = section if section in SECTIONS else ""
+        found = {record.id: report_sentences(config, record, named) for record in records}
+        if section == "sentence":
+            return SentenceStream(found, tokenizer, config, seed, train=train)
+        if section.startswith("wrong"):
+            kind = section.removeprefix("wrong").removeprefix("_")
+            kinds = [known for known in KINDS if kind in ("", known)]
+            return WrongStream(found, tokenizer, config, seed, train=train, kinds=kinds)
         return ReportStream(found, tokenizer, config, seed, train=train)
     if modality == "labs":
         assert data.preparations.labs is not None

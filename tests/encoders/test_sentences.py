@@ -6,10 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from medcl.config.text import BertConfig
 from medcl.encoders.build_text import build_text_encoder
-from medcl.encoders.sentences import SentenceEncoder
+from medcl.encoders.encoded import Encoded
+from medcl.encoders.places import summed_words
+from medcl.encoders.sentences import SentenceEncoder, sentence_means
 from medcl.encoders.text import learn_vocabulary
 
 REPORT = "The heart is enlarged. No pleural effusion is seen. The lungs are clear."
@@ -21,6 +24,14 @@ def encoder(max_length: int = 40, sentences: int = 5, vocabulary: int = 300) -> 
     found = build_text_encoder(config, learn_vocabulary([REPORT], vocabulary, max_length)).eval()
     assert isinstance(found, SentenceEncoder)
     return found
+
+
+def sentences_of(found: Encoded) -> tuple[Tensor, Tensor]:
+    return sentence_means(found.local, found.sentence)
+
+
+def words_of(found: Encoded) -> tuple[Tensor, Tensor]:
+    return summed_words(found.local, found.word)
 
 
 def test_every_sentence_has_its_token_and_its_number() -> None:
@@ -53,10 +64,13 @@ def test_a_sentence_token_sees_its_sentence_and_all_others_see_everything() -> N
 
 def test_padding_changes_no_read_out() -> None:
     text = encoder()
-    alone, beside = text(text.tokenizer(["The lungs are clear."])), text(text.tokenizer(["The lungs are clear.", REPORT]))
+    alone, beside = (
+        text(text.tokenizer(["The lungs are clear."])),
+        text(text.tokenizer(["The lungs are clear.", REPORT])),
+    )
     torch.testing.assert_close(alone.pooled, beside.pooled[:1])
-    for name in ("sentences", "words"):
-        (states, there), (others, also) = alone.levels[name], beside.levels[name]
+    for read in (sentences_of, words_of):
+        (states, there), (others, also) = read(alone), read(beside)
         assert int(also[0].sum()) == int(there.sum())
         torch.testing.assert_close(states[0, :, there[0]], others[0, :, also[0]])
 
@@ -66,12 +80,12 @@ def test_read_outs_are_means_of_sentences_and_sums_of_pieces() -> None:
     tokens = text.tokenizer([REPORT])
     found = text(tokens)
     states = found.local[0].T
-    sentences, there = found.levels["sentences"]
+    sentences, there = sentences_of(found)
     assert there.tolist() == [[True] * 3]
     starts = [*torch.isin(tokens.ids[0], text.sentence_ids).nonzero().flatten().tolist(), len(states)]
     for number in range(3):
         torch.testing.assert_close(sentences[0, :, number], states[starts[number] : starts[number + 1]].mean(0))
-    words, _ = found.levels["words"]
+    words, _ = words_of(found)
     assert words.shape[2] == int(tokens.word.max()) + 1 == len(REPORT.replace(".", " .").split())
     for word in range(words.shape[2]):
         torch.testing.assert_close(words[0, :, word], states[tokens.word[0] == word].sum(0))
@@ -87,7 +101,7 @@ def test_an_exactly_full_sequence_keeps_its_last_word_and_the_rule_of_its_last_s
     sees = text.attends(tokens)[0, 0, last]
     assert sees.nonzero().flatten().tolist() == [0, *range(last, length)]
     other = replace(tokens, ids=tokens.ids.index_fill(1, torch.tensor([length - 1]), text.tokenizer.ordinary[0]))
-    assert not torch.equal(text(tokens).levels["words"][0][..., -1], text(other).levels["words"][0][..., -1])
+    assert not torch.equal(words_of(text(tokens))[0][..., -1], words_of(text(other))[0][..., -1])
     cut = encoder(max_length=last + 1).tokenizer([REPORT])
     assert cut.ids.shape[1] == last  # the token of a sentence that has no room is left out with it
 
@@ -98,7 +112,7 @@ def test_a_report_without_sentences_is_read(report: str) -> None:
     for texts in ([report], [report, REPORT]):
         found = text(text.tokenizer(texts))
         assert found.pooled.isfinite().all()
-        for states, there in found.levels.values():
+        for states, there in (sentences_of(found), words_of(found)):
             assert not there[0].any()
             assert (states[0] == 0).all()
 

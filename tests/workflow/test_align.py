@@ -55,6 +55,16 @@ CONFIG = {
                 {"objective": {"name": "nt_xent"}, "between": ["radiograph", "radiograph"]},
                 {"objective": {"name": "masked_words"}, "between": ["report", "radiograph", "ecg"]},
                 {"objective": {"name": "matching"}, "between": ["report", "ecg"]},
+                {"objective": {"name": "momentum_alignment", "queue": 16}, "between": ["radiograph", "report"]},
+                {"objective": {"name": "local_information"}, "between": ["report"], "weight": 0.1},
+                {
+                    "objective": {"name": "word_regions"},
+                    "between": ["radiograph", "report"],
+                    "weight": 0.1,
+                    "level": -2,
+                },
+                {"objective": {"name": "grouping"}, "between": ["radiograph", "report.sentence", "report.sentence"]},
+                {"objective": {"name": "hard_captions"}, "between": ["radiograph", "report", "report.wrong"]},
             ],
         },
     ],
@@ -97,9 +107,9 @@ def run(records: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 def test_it_trains_every_term_and_says_what_it_saw(run: RunFolder) -> None:
     rows = run.read_metrics()
     last = rows[-1]
-    assert {"loss", "gram/loss", "nt_xent/loss", "masked_words/hard", "matching/accuracy", "ecg/effective_rank"} <= set(
-        last
-    )
+    terms = [term["objective"]["name"] for term in CONFIG["stages"][1]["terms"][1:]]
+    assert {"loss", *(f"{name}/loss" for name in terms), "ecg/effective_rank"} <= set(last)
+    assert {"masked_words/hard", "matching/accuracy"} <= set(last)
     assert {"report.findings/effective_rank", "masked_words/loss"} <= set(rows[0])
     assert "report/effective_rank" not in rows[0]  # its words are told, but no term compares its codes
     assert all(np.isfinite(value) for value in last.values() if isinstance(value, float))
@@ -117,6 +127,7 @@ def test_another_process_reads_the_weights_and_finds_the_same_codes(run: RunFold
     assert found.labs is not None
     assert found.labs.columns == ("crp", "ldh")
     assert network.tokenizer is not None
+    assert set(network.places) == {"radiograph", "radiograph@-2", "report"}
     program = (
         "import sys, torch\n"
         "from medcl.weights.alignment import find_alignment\n"

@@ -179,6 +179,9 @@ class AlignTermConfig(Strict):
         le=-1,
         description="which map of an image encoder objectives of places read: -1 its coarsest, -2 the one before",
     )
+    sentences: bool = Field(
+        False, description="objectives of places read the sentences of a text instead of its words (encoder.sentences)"
+    )
 
     @property
     def attends(self) -> bool:
@@ -265,6 +268,12 @@ class AlignConfig(Strict):
                         )
             if unknown := [name for name in stage.train or () if name not in names]:
                 raise ValueError(f"stage '{stage.name}' trains {', '.join(unknown)}; there are {', '.join(names)}")
+        if any(term.sentences for stage in self.stages for term in stage.terms):
+            told = self.modalities.report is not None and getattr(self.modalities.report.encoder, "sentences", 0)
+            if not told:
+                raise ValueError(
+                    "sentences: the text encoder tells no sentences apart; set modalities.report.encoder={name: bert, sentences: 50}"
+                )
         if self.word_parts.language or self.word_parts.matching:
             self._words_can_be_told()
         stages = [stage.name for stage in self.stages]

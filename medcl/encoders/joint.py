@@ -114,15 +114,17 @@ class JointEncoders(nn.Module):
         codes: Tensor = head(encoded.local).flatten(2).mean(2) if isinstance(head, MapHead) else head(encoded.pooled)
         return codes
 
-    def localise(self, name: str, encoded: Encoded, level: int = -1) -> tuple[Tensor, Tensor]:
-        """Features ``(B, D, *S)`` of places in the joint space, and which are real ``(B, *S)``; of a text those of its words.
+    def localise(
+        self, name: str, encoded: Encoded, level: int = -1, *, sentences: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Features ``(B, D, *S)`` of places in the joint space, and which are real ``(B, *S)``; of a text those of its words or ``sentences``.
 
         ``level``: of an image's maps, -1 the coarsest. Raises KeyError where no head was built for them.
         """
         if level == -1 and self._has_map(name):
             found = self.heads[name](encoded.local)
             return found, torch.ones_like(found[:, 0], dtype=torch.bool)
-        return self.places.of(name, encoded, level)
+        return self.places.of(name, encoded, level, sentences=sentences)
 
     def _has_map(self, key: str) -> bool:
         """Whether the head of codes gives a map, which then is what places are."""

@@ -47,12 +47,15 @@ class PlaceHeads(nn.ModuleDict):
             found[key] = nn.Linear(channels[number], joint, bias=False)
         super().__init__(found)
 
-    def of(self, name: str, encoded: Encoded, level: int) -> tuple[Tensor, Tensor]:
-        """Features ``(B, D, *S)`` of places, and which are real ``(B, *S)``; of a text the sums of the pieces of every word."""
+    def of(self, name: str, encoded: Encoded, level: int, *, sentences: bool = False) -> tuple[Tensor, Tensor]:
+        """Features ``(B, D, *S)`` of places, and which are real ``(B, *S)``; of a text the sums of the pieces of every word, or the
+        means of its ``sentences``."""
         if encoded.local is None:
             raise ConfigError(f"{name}: its encoder gives one vector and nothing of places; choose another one")
         features = encoded.levels[level] if encoded.levels else encoded.local
-        if encoded.word is not None:
+        if sentences and encoded.sentence is not None:
+            features, valid = sentence_means(features, encoded.sentence)
+        elif encoded.word is not None:
             features, valid = summed_words(features, encoded.word)
         else:
             valid = torch.ones_like(features[:, 0], dtype=torch.bool) if encoded.valid is None else encoded.valid
@@ -75,3 +78,13 @@ def summed_words(pieces: Tensor, word: Tensor) -> tuple[Tensor, Tensor]:
     summed = pieces.new_zeros(*pieces.shape[:2], count + 1).scatter_add(2, place, pieces)[..., :count]
     number = torch.arange(count, device=word.device)
     return summed, number < (word.amax(1) + 1)[:, None]
+
+
+def sentence_means(states: Tensor, sentence: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean ``(B, C, K)`` of the ``states (B, C, T)`` of every sentence, and which of the K are there ``(B, K)``.
+
+    ``sentence`` (B, T): from 0, -1 for a token of none. A report without sentences has none, and its means are 0.
+    """
+    total, there = summed_words(states, sentence)
+    count = summed_words((sentence >= 0).to(states.dtype)[:, None], sentence)[0]
+    return total / count.clamp_min(1), there

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from medcl.config.text import Pooling
 from medcl.encoders.encoded import Encoded
-from medcl.encoders.places import summed_words
 from medcl.encoders.text import Text, TextEncoder, Tokenizer, Tokens
 from medcl.modalities.report_text import sentences
 from medcl.seeds import derive_seed
@@ -60,7 +59,7 @@ class SentenceTokenizer(Tokenizer):
 class SentenceEncoder(TextEncoder):
     """A token sees every other, but a sentence's own token only ``[CLS]`` and its sentence.
 
-    ``Encoded.sentence`` says which sentence a token belongs to; :func:`sentence_means` reads sentences out, and words are the sums of their
+    ``Encoded.sentence`` says which sentence a token belongs to; :func:`~medcl.encoders.places.sentence_means` reads sentences out, and words are the sums of their
     pieces as of every text encoder.
     """
 
@@ -83,13 +82,3 @@ class SentenceEncoder(TextEncoder):
         sentence = torch.where(tokens.valid, tokens.segment - 1, -1)
         sentence[:, 0] = -1  # [CLS] belongs to none
         return replace(super().forward(tokens), sentence=sentence)
-
-
-def sentence_means(states: Tensor, sentence: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean ``(B, C, K)`` of the ``states (B, C, T)`` of every sentence, and which of the K are there ``(B, K)``.
-
-    ``sentence`` (B, T): from 0, -1 for a token of none. A report without sentences has none, and its means are 0.
-    """
-    total, there = summed_words(states, sentence)
-    count = summed_words((sentence >= 0).to(states.dtype)[:, None], sentence)[0]
-    return total / count.clamp_min(1), there

@@ -22,6 +22,7 @@ class PlaceTerm(AlignTerm):
     def __init__(self, config: AlignTermConfig, network: JointEncoders, setting: Setting) -> None:
         super().__init__(config, network, setting)
         self.level = config.level
+        self.sentences = config.sentences
         self.localised = len(config.between) if config.objective.localised == "all" else 1
 
     def codes(self, seen: Seen, step: int | None) -> Codes:
@@ -36,7 +37,7 @@ class PlaceTerm(AlignTerm):
 
     def _local(self, seen: Seen, rows: Tensor) -> Iterator[Places]:
         for place, slot in list(self.places())[: self.localised]:
-            found = seen.local(place, slot, level_of(place, self.level))
+            found = seen.local(place, slot, level_of(place, self.level), sentences=self.sentences)
             yield Places(found.rows[rows], found.valid[rows])
 
 

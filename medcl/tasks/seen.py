@@ -77,8 +77,8 @@ class Seen:
             self._codes[place, slot] = found
         return self._codes[place, slot]
 
-    def local(self, place: str, slot: int = 0, level: int = -1) -> Places:
-        """Features of places, or of words, in the joint space, and which are real; none is where a record lacks ``place``."""
+    def local(self, place: str, slot: int = 0, level: int = -1, *, sentences: bool = False) -> Places:
+        """Features of places, or of words or ``sentences``, in the joint space, and which are real; none is where a record lacks ``place``."""
         encoded = self.encoded(place, slot)
         if encoded is None:
             there = self.present(place)
@@ -87,7 +87,7 @@ class Seen:
                 torch.zeros(shape, device=there.device), torch.zeros_like(there, dtype=torch.bool).unsqueeze(1)
             )
         with self._norms(place):
-            rows, valid = self.network.localise(modality_of(place), encoded, level)
+            rows, valid = self.network.localise(modality_of(place), encoded, level, sentences=sentences)
         return Places(self.placed(rows, place), self.placed(valid, place))
 
     def placed(self, rows: Tensor, place: str) -> Tensor:

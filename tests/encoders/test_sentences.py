@@ -11,8 +11,8 @@ from torch import Tensor
 from medcl.config.text import BertConfig
 from medcl.encoders.build_text import build_text_encoder
 from medcl.encoders.encoded import Encoded
-from medcl.encoders.places import summed_words
-from medcl.encoders.sentences import SentenceEncoder, sentence_means
+from medcl.encoders.places import sentence_means, summed_words
+from medcl.encoders.sentences import SentenceEncoder
 from medcl.encoders.text import learn_vocabulary
 
 REPORT = "The heart is enlarged. No pleural effusion is seen. The lungs are clear."

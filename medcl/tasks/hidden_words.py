@@ -29,13 +29,12 @@ class Hidden:
 def hide_words(tokens: Tokens, draws: Tensor, *, share: float, mask: int, ordinary: Tensor) -> Hidden:
     """Hide whole words, each with the chance ``share``, and the one nearest to it where none would be.
 
+    ``tokens``: with their words numbered through the text, as :meth:`~medcl.encoders.text.Tokenizer.words` does.
     ``draws`` (B, T, 3) in [0, 1): whether the k-th word is hidden; what becomes of the t-th token (below 0.8: ``mask``; below 0.9: one of
     ``ordinary``; else it stays as it is); which of ``ordinary``. Source: Devlin et al. 2019 (BERT), with whole words.
     """
     inside = tokens.word >= 0
-    before = torch.cat([torch.full_like(tokens.word[:, :1], -1), tokens.word[:, :-1]], 1)
-    number = (inside & (tokens.word != before)).long().cumsum(1) - 1
-    of_word = draws[..., 0].gather(1, number.clamp_min(0)).masked_fill(~inside, 2.0)
+    of_word = draws[..., 0].gather(1, tokens.word.clamp_min(0)).masked_fill(~inside, 2.0)
     hidden = inside & ((of_word < share) | (of_word == of_word.amin(1, keepdim=True)))
     fate = draws[..., 1]
     other = ordinary[(draws[..., 2] * len(ordinary)).long()]

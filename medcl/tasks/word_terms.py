@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -77,6 +79,7 @@ class MaskedWordsTerm(WordTerm):
         if not len(rows):
             return self.nothing(seen)
         tokens = self.tokens(seen, rows)
+        tokens = replace(tokens, word=seen.network.text.tokenizer.words(tokens))
         draws = draws_of(self.seed, step or 0, seen.batch.record[rows].tolist(), tokens.ids.shape[1])
         hidden = hide_words(
             tokens, draws.to(tokens.ids.device), share=self.share, mask=self.mask, ordinary=self.ordinary

@@ -147,6 +147,7 @@ def caption_loss(logits: Tensor, tokens: Tensor, *, padding: int = 0, gather: Ga
 
     ``logits`` (B, L, V): position t speaks of ``tokens[:, t]``; the caller has shifted them.   ``per_anchor`` (B, L): 0 at padding.
     ``parts``: ``tokens``, how many. A batch of padding alone: 0. Uniform logits: log V.
+    Source: Yu et al. 2022 (CoCa). Choose it beside CLIP to get a model that writes reports from the same training.
     """
     if logits.ndim != 3 or logits.shape[:2] != tokens.shape:
         raise ValueError(f"logits {tuple(logits.shape)} and tokens {tuple(tokens.shape)} are not (B, L, V) and (B, L)")

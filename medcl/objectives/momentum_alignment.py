@@ -171,7 +171,9 @@ def masked_tokens(
     ``logits``, ``teacher`` (B, T, V); ``labels`` (B, T): the hidden token, or ``ignore`` where nothing was hidden, which takes no part in
     either target. The teacher is a constant; without one the target is hard.
     ``per_anchor`` (B,): mean over a text's hidden tokens; the mean over texts weights each by how many it has. Without any: 0.
-    ``parts``: ``hard``, ``soft``. Source: Li et al. 2021 (ALBEF).
+    ``parts``: ``hard``, ``soft``.
+    Source: Devlin et al. 2019 (BERT); with a teacher Li et al. 2021 (ALBEF). Choose it first of all on the reports alone, and beside an
+    alignment so that it does not let go of what the words mean.
     """
     if logits.ndim != 3 or labels.shape != logits.shape[:2] or (teacher is not None and teacher.shape != logits.shape):
         shapes = [tuple(logits.shape), tuple(labels.shape), None if teacher is None else tuple(teacher.shape)]

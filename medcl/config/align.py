@@ -17,12 +17,16 @@ from medcl.config.modalities import (
 )
 from medcl.config.objective import AnyObjective
 from medcl.config.strict import Strict
-from medcl.config.text import BertConfig, TextEncoderConfig
+from medcl.config.text import BertConfig, TextEncoderConfig, TokenTableConfig
 from medcl.config.training import OptimiserConfig, TrainerConfig
 from medcl.config.views import SpatialConfig, ViewsConfig, WholeViews
+from medcl.config.words import FusionConfig, WordParts
 
 MODALITIES = ("radiograph", "volume", "ecg", "labs", "report")
 SECTIONS = ("findings", "impression", "indication", "history", "comparison")
+WRONG = ("side", "severity", "place", "negation", "number")
+PARTS = (*SECTIONS, "sentence", "wrong", *(f"wrong_{kind}" for kind in WRONG))
+"""What ``report.PART`` may name: a section, one sentence of the report, or the report made wrong in one point, or in one of that kind."""
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -51,8 +55,16 @@ class TextHeadConfig(Strict):
     name: Literal["mlp"] = "mlp"
 
 
+class MapHeadConfig(Strict):
+    """1x1 convolution, batch normalisation, ReLU, 1x1 convolution on a map; the code is the mean of what comes out: BioViL's for images."""
+
+    name: Literal["map"] = "map"
+    hidden: PositiveInt | None = Field(None, description="default: the dimensions of the joint space")
+
+
 JointHeadConfig = Annotated[
-    LinearHeadConfig | PerceptronHeadConfig | NormalisedHeadConfig | TextHeadConfig, Field(discriminator="name")
+    LinearHeadConfig | PerceptronHeadConfig | NormalisedHeadConfig | TextHeadConfig | MapHeadConfig,
+    Field(discriminator="name"),
 ]
 
 
@@ -184,12 +196,42 @@ class ModalitiesConfig(Strict):
 class AlignTermConfig(Strict):
     """A weighted objective and the modalities it reads, as the views of a record.
 
-    A modality may stand twice: then it is seen in two views. ``report.findings`` is a section of the report.
+    A modality may stand twice: then it is seen in two views. ``report.findings`` is a section of the report, ``report.sentence`` one
+    sentence of it, another one every time it stands there, and ``report.wrong`` the report made wrong in one point (``report.wrong_number``: in a count).
+    Objectives of words and of pairs read a report, which comes first, and attend from its words to what comes after it.
     """
 
     objective: AnyObjective
     between: tuple[str, ...] = Field(min_length=1, description="such as [radiograph, report]")
     weight: NonNegativeFloat = 1.0
+    level: int = Field(
+        -1,
+        le=-1,
+        description="which map of an image encoder objectives of places read: -1 its coarsest, -2 the one before",
+    )
+    sentences: bool = Field(
+        False, description="objectives of places read the sentences of a text instead of its words (encoder.sentences)"
+    )
+
+    @property
+    def attends(self) -> bool:
+        """Whether the words of a report attend to the other places."""
+        return self.objective.reads in ("words", "pairs")
+
+    @model_validator(mode="after")
+    def _report_first(self) -> AlignTermConfig:
+        if not self.attends:
+            return self
+        first, *others = (place.partition(".")[0] for place in self.between)
+        name = self.objective.name
+        if first != "report" or {"report", "labs"} & set(others) or len(set(others)) < len(others):
+            raise ValueError(
+                f"{name}: between names the report, or a section of it, and then other modalities that have places "
+                f"to attend to, each once, not {', '.join(self.between)}"
+            )
+        if self.objective.reads == "pairs" and not others:
+            raise ValueError(f"{name}: between names a report and what it may belong to, such as [report, radiograph]")
+        return self
 
 
 class AlignStageConfig(Strict):
@@ -215,6 +257,11 @@ class AlignConfig(Strict):
     joint: PositiveInt = Field(128, description="dimensions of the joint space")
     stages: tuple[AlignStageConfig, ...] = Field(min_length=1)
     min_present: PositiveInt = Field(2, description="records with fewer of the modalities are left out, and counted")
+    classes: tuple[str, ...] = Field(
+        (),
+        description="targets or attributes that say which records are alike, for objectives that ask: one, equal values; several, "
+        "findings (1: present) that records share",
+    )
     duplicates: Literal["mask", "none"] = Field(
         "mask", description="records of a batch with the same text: mask: no negatives of each other; none: negatives"
     )
@@ -224,6 +271,7 @@ class AlignConfig(Strict):
     sources: SourcesConfig | None = Field(
         None, description="null: one epoch shows every subject once, whatever its source"
     )
+    fusion: FusionConfig = Field(FusionConfig(), description="read where a term lets words attend to images")
     trainer: TrainerConfig = TrainerConfig()
     seed: NonNegativeInt = 0
 
@@ -233,6 +281,17 @@ class AlignConfig(Strict):
         if stage.train is not None:
             return tuple(name for name in names if name not in stage.train)
         return tuple(name for name in names if getattr(self.modalities, name).freeze)
+
+    @property
+    def word_parts(self) -> WordParts:
+        """What the terms of all stages need of the network beside encoders and heads."""
+        terms = [term for stage in self.stages for term in stage.terms if term.attends]
+        return WordParts(
+            language=any(term.objective.reads == "words" for term in terms),
+            matching=any(term.objective.reads == "pairs" for term in terms),
+            fused=tuple(sorted({place for term in terms for place in term.between[1:]})),
+            fusion=self.fusion,
+        )
 
     @model_validator(mode="after")
     def _sides_stay_true(self) -> AlignConfig:
@@ -267,14 +326,39 @@ class AlignConfig(Strict):
             for term in stage.terms:
                 for place in term.between:
                     name, _, section = place.partition(".")
-                    if name not in names or (section and (name != "report" or section not in SECTIONS)):
+                    if name not in names or (section and (name != "report" or section not in PARTS)):
                         known = ", ".join(names)
                         raise ValueError(
                             f"stage '{stage.name}': between names '{place}'; there are {known}, and sections such as report.findings"
                         )
             if unknown := [name for name in stage.train or () if name not in names]:
                 raise ValueError(f"stage '{stage.name}' trains {', '.join(unknown)}; there are {', '.join(names)}")
+        if any(term.sentences for stage in self.stages for term in stage.terms):
+            told = self.modalities.report is not None and getattr(self.modalities.report.encoder, "sentences", 0)
+            if not told:
+                raise ValueError(
+                    "sentences: the text encoder tells no sentences apart; set modalities.report.encoder={name: bert, sentences: 50}"
+                )
+        if self.word_parts.language or self.word_parts.matching:
+            self._words_can_be_told()
         stages = [stage.name for stage in self.stages]
         if len(set(stages)) < len(stages):
             raise ValueError(f"stage names repeat: {', '.join(stages)}")
         return self
+
+    def _words_can_be_told(self) -> None:
+        """Raise ValueError where the text encoder does not suit the terms on words."""
+        assert self.modalities.report is not None
+        encoder = self.modalities.report.encoder
+        names = {term.objective.name for stage in self.stages for term in stage.terms if term.attends}
+        if isinstance(encoder, TokenTableConfig):
+            raise ValueError(f"{', '.join(sorted(names))}: a token_table has no states to tell words from; take a bert")
+        causal = isinstance(encoder, BertConfig) and encoder.causal
+        if "next_words" in names and not causal:
+            raise ValueError(
+                "next_words: the text encoder sees the word that is to be told; set modalities.report.encoder.causal=true"
+            )
+        if "masked_words" in names and causal:
+            raise ValueError("masked_words: words are told from both sides; set modalities.report.encoder.causal=false")
+        if self.word_parts.fused and (width := getattr(encoder, "width", 0)) % self.fusion.heads:
+            raise ValueError(f"fusion.heads: {self.fusion.heads} does not divide the text encoder's width {width}")

@@ -31,7 +31,10 @@ NEEDS = {
     "targets": "a number for every record (targets=NAME)",
     "sample_ids": "records that come again (several passes over the pool)",
     "rehearsal": "earlier stages of other classes (stages.N.only)",
+    "findings": "a class, or findings, of every record (medcl align: classes=[NAME, ...])",
+    "complete": "records that have every place the term names (medcl align)",
     "modalities": "several modalities of a record (medcl align)",
+    "report": "the words of a report (medcl align)",
     "teacher": "a slowly following copy of the network (made by the task)",
 }
 """What an objective can need, in words."""
@@ -41,17 +44,21 @@ class ObjectiveConfig(Strict):
     """Base of the typed entry of one objective. Subclasses set ``name: Literal[...] = ...``.
 
     ``function``: the pure function; its docstring, with ``Source:`` and ``Choose ...``, is what `medcl objectives` shows.
-    ``reads``: one vector a view, or a map of it.   ``head_out``: how many numbers the head must give, None for any.   ``needs``: what the views and the data set must offer, see
+    ``reads``: one vector a view, or a map of it; in an alignment also features of places and words, words, or pairs (decision 009).   ``head_out``: how many numbers the head must give, None for any.   ``needs``: what the views and the data set must offer, see
     :data:`NEEDS`.   ``by_item``: the loss is the mean of terms that each belong to one item, listed item last, so that items can be weighted.   ``state``: what is kept from step to step, and how large it is.
+    ``compares``: how many views it is of, None for two or more: an alignment refuses another number of places.
+    ``localised``: of which of them an objective that reads "local" wants the features of places and words.
     """
 
     known: ClassVar[dict[str, type[ObjectiveConfig]]] = {}
     function: ClassVar[Callable[..., Any]]
-    reads: ClassVar[Literal["vectors", "maps"]] = "vectors"
+    reads: ClassVar[Literal["vectors", "maps", "local", "words", "pairs"]] = "vectors"
     head_out: ClassVar[int | None] = None
     by_item: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset()
     state: ClassVar[str] = ""
+    compares: ClassVar[int | None] = None
+    localised: ClassVar[Literal["first", "all"]] = "all"
     name: str
 
     def needed(self) -> frozenset[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from medcl.config.strict import Strict
 
@@ -41,10 +41,18 @@ class BertConfig(_TextConfig):
     heads: PositiveInt = 4
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     pooling: Pooling = Field("cls", description="cls, mean or eos; mean_all counts padding too (MoRE's release)")
+    causal: bool = Field(False, description="a word sees only itself and those before it (CoCa); pooling: eos")
+    sentences: NonNegativeInt = Field(
+        0, description="TriBERT: a token of its own for each of that many sentences (VELVET: 50); 0: none"
+    )
     lora: None = None
 
     @model_validator(mode="after")
-    def _divides(self) -> BertConfig:
+    def _fits(self) -> BertConfig:
+        if self.causal and self.sentences:
+            raise ValueError("causal: a sentence's token sees the sentence after it; set sentences=0")
+        if self.causal and self.pooling == "cls":
+            raise ValueError("causal: the first token sees nothing else; set pooling=eos")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
         return self

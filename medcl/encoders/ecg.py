@@ -55,6 +55,6 @@ def build_ecg_encoder(config: EcgEncoderConfig, leads: int, samples: int) -> Mod
             )
             parts = (network.conv1, network.bn1, network.act, network.maxpool)
             stages = (network.layer1, network.layer2, network.layer3, network.layer4)
-            return MapEncoder(nn.Sequential(*parts, *stages), widths[-1])
+            return MapEncoder(nn.Sequential(*parts, *stages), widths[-1], widths)
         case EcgViTConfig():
             return EcgViT(config, leads, samples)

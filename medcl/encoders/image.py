@@ -27,33 +27,40 @@ _LAYOUTS = {
 
 
 class MapEncoder(ModalityEncoder):
-    """An encoder whose last map ``(B, C, *S)`` is averaged over space."""
+    """An encoder whose last map ``(B, C, *S)`` is averaged over space.
 
-    def __init__(self, network: nn.Module, channels: int) -> None:
-        super().__init__(channels, channels)
+    ``level_channels``: of the last parts of a sequential ``network``, each of which gives a map of its own; by default only the last does.
+    """
+
+    def __init__(self, network: nn.Module, channels: int, level_channels: Sequence[int] | None = None) -> None:
+        super().__init__(channels, channels, level_channels)
         self.network = network
 
-    def map_of(self, x: Tensor) -> Tensor:
-        """The last map ``(B, C, *S)``."""
-        found: Tensor = self.network(x)
-        return found
+    def maps_of(self, x: Tensor) -> Sequence[Tensor]:
+        """The maps, fine to coarse."""
+        if len(self.level_channels) == 1 or not isinstance(self.network, nn.Sequential):
+            return [self.network(x)]
+        maps = [self.network[: -len(self.level_channels)](x)]
+        for stage in self.network[-len(self.level_channels) :]:
+            maps.append(stage(maps[-1]))
+        return maps[1:]
 
     def forward(self, x: Tensor) -> Encoded:
-        last = self.map_of(x)
-        return Encoded(last.flatten(2).mean(2), last)
+        maps = tuple(self.maps_of(x))
+        return Encoded(maps[-1].flatten(2).mean(2), maps[-1], levels=maps)
 
 
 class VolumeFeatures(MapEncoder):
-    """The coarsest features of one of medcl's volume encoders, whose decoder is left as it is."""
+    """The features of one of medcl's volume encoders, the coarsest of them averaged; its decoder is left as it is."""
 
     network: Encoder
 
     def __init__(self, network: Encoder) -> None:
-        super().__init__(network, network.channels[-1])
+        super().__init__(network, network.channels[-1], network.channels)
         network.decoder.requires_grad_(False)
 
-    def map_of(self, x: Tensor) -> Tensor:
-        return self.network.encode(x)[-1]
+    def maps_of(self, x: Tensor) -> Sequence[Tensor]:
+        return list(self.network.encode(x))
 
 
 class ViT(ModalityEncoder):
@@ -110,4 +117,5 @@ def _resnet(config: ResNetConfig, in_channels: int) -> MapEncoder:
     )
     parts = (network.conv1, network.bn1, network.act, network.maxpool)
     stages = (network.layer1, network.layer2, network.layer3, network.layer4)
-    return MapEncoder(nn.Sequential(*parts, *stages), widths[-1] * block.expansion)
+    channels = [width * block.expansion for width in widths]
+    return MapEncoder(nn.Sequential(*parts, *stages), channels[-1], channels)

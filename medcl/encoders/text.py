@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from medcl.config.text import BertConfig, LoraConfig, Pooling, PretrainedTextConfig, TextEncoderConfig, TokenTableConfig
+from medcl.config.text import LoraConfig, Pooling, PretrainedTextConfig, TokenTableConfig
 from medcl.encoders.encoded import Encoded, ModalityEncoder
 from medcl.errors import ConfigError
 
@@ -26,20 +26,28 @@ Text = str | tuple[str, str]
 
 @dataclass(frozen=True)
 class Tokens:
-    """``ids`` (B, T) integers, ``valid`` (B, T) False at padding, ``segment`` (B, T) 0 or 1, of which part of a pair."""
+    """``ids`` (B, T) integers, ``valid`` (B, T) False at padding, ``segment`` (B, T) 0 or 1, of which part of a pair.
+
+    ``word`` (B, T): which word of its part a token is a piece of, -1 at padding and at special tokens.
+    """
 
     ids: Tensor
     valid: Tensor
     segment: Tensor
+    word: Tensor
 
     def to(self, device: torch.device | str) -> Tokens:
-        return Tokens(self.ids.to(device), self.valid.to(device), self.segment.to(device))
+        return Tokens(*(getattr(self, part.name).to(device) for part in fields(self)))
+
+    def __getitem__(self, rows: Tensor) -> Tokens:
+        """The texts ``rows``."""
+        return Tokens(*(getattr(self, part.name)[rows] for part in fields(self)))
 
 
 class Tokenizer:
     """Texts to :class:`Tokens`, by a tokenizer of `tokenizers` that is saved as ``tokenizer.json``.
 
-    ``special``: ids of padding and, where the vocabulary has them, of ``cls``, ``sep`` and ``mask``.
+    ``special``: ids of padding and, where the vocabulary has them, of ``cls``, ``sep``, ``mask`` and ``unknown``.
     """
 
     def __init__(self, backend: Any, max_length: int) -> None:
@@ -57,6 +65,13 @@ class Tokenizer:
         size: int = self.backend.get_vocab_size()
         return size
 
+    @property
+    def ordinary(self) -> list[int]:
+        """Ids of the tokens that stand for text."""
+        added = self.backend.get_added_tokens_decoder()
+        special = {number for number, token in added.items() if token.special} | set(self.special.values())
+        return [number for number in range(len(self)) if number not in special]
+
     def __call__(self, texts: Sequence[Text]) -> Tokens:
         """Tokens of ``texts``, padded to the longest. A text without any token becomes a single unknown or padding token."""
         found = self.backend.encode_batch(list(texts))
@@ -64,11 +79,20 @@ class Tokenizer:
         ids = torch.full((len(found), longest), self.special.get("pad", 0))
         valid = torch.zeros(len(found), longest, dtype=torch.bool)
         segment = torch.zeros(len(found), longest, dtype=torch.long)
+        word = torch.full((len(found), longest), -1)
         for row, one in enumerate(found):
             ids[row, : len(one.ids)] = torch.tensor(one.ids, dtype=torch.long)
             segment[row, : len(one.ids)] = torch.tensor(one.type_ids, dtype=torch.long)
             valid[row, : max(1, len(one.ids))] = True
-        return Tokens(ids, valid, segment)
+            word[row, : len(one.ids)] = torch.tensor([-1 if i is None else i for i in one.word_ids], dtype=torch.long)
+        word[torch.isin(ids, torch.tensor(sorted(self.special.values()), dtype=torch.long))] = -1
+        return Tokens(ids, valid, segment, word)
+
+    def words(self, tokens: Tokens) -> Tensor:
+        """Which word every token is a piece of (B, T), in their order, -1 for none: a piece is its own word where words cannot be told."""
+        said, before = tokens.word, torch.nn.functional.pad(tokens.word[:, :-1], (1, 0), value=-1)
+        begins = said >= 0 if self.backend.pre_tokenizer is None else (said >= 0) & (said != before)
+        return torch.where(said >= 0, begins.long().cumsum(1) - 1, -1)
 
     def save(self, path: Path) -> None:
         """Write ``tokenizer.json``."""
@@ -136,25 +160,46 @@ def _word_pieces(library: Any, pieces: dict[str, int]) -> Any:
 
 
 class TextEncoder(ModalityEncoder):
-    """A text network with its tokenizer: ``forward(Tokens)`` to pooled features and those of the tokens ``(B, C, T)``."""
+    """A text network with its tokenizer: ``forward(Tokens)`` to pooled features and those of the tokens ``(B, C, T)``.
 
-    def __init__(self, network: nn.Module, tokenizer: Tokenizer, channels: int, pooling: Pooling) -> None:
+    ``causal``: a token sees only itself and those before it.
+    """
+
+    def __init__(
+        self, network: nn.Module, tokenizer: Tokenizer, channels: int, pooling: Pooling, *, causal: bool = False
+    ) -> None:
         super().__init__(channels, channels)
         self.network = network
         self.tokenizer = tokenizer
         self.pooling = pooling
+        self.causal = causal
         self.segments = getattr(getattr(network, "config", None), "type_vocab_size", 0)
 
     def forward(self, tokens: Tokens) -> Encoded:
         states = self.states(tokens)
-        return Encoded(pool(states, tokens.valid, self.pooling), states.movedim(1, 2), tokens.valid)
+        pooled = pool(states, tokens.valid, self.pooling)
+        return Encoded(pooled, states.movedim(1, 2), tokens.valid, word=self.tokenizer.words(tokens))
 
     def states(self, tokens: Tokens) -> Tensor:
         """The last layer's states ``(B, T, C)``."""
-        given = {"input_ids": tokens.ids, "attention_mask": tokens.valid.long()}
+        given = {"input_ids": tokens.ids, "attention_mask": self.attends(tokens)}
         if self.segments > 1:
             given["token_type_ids"] = tokens.segment
         found: Tensor = self.network(**given).last_hidden_state
+        return found
+
+    def attends(self, tokens: Tokens) -> Tensor:
+        """What the tokens see: all that is no padding (B, T) or, where that differs between tokens, (B, 1, T, T)."""
+        if not self.causal:
+            return tokens.valid.long()
+        length = tokens.ids.shape[1]
+        earlier = torch.ones(length, length, dtype=torch.bool, device=tokens.ids.device).tril()
+        return (earlier & tokens.valid[:, None, :])[:, None]
+
+    @property
+    def vectors(self) -> Tensor:
+        """The vector of every token of the vocabulary, as the network reads it (W, width)."""
+        found: Tensor = self.network.get_input_embeddings().weight
         return found
 
 
@@ -187,39 +232,8 @@ def pool(states: Tensor, valid: Tensor, pooling: Pooling) -> Tensor:
     return (states * weight).sum(1) / weight.sum(1).clamp_min(1)
 
 
-def build_text_encoder(config: TextEncoderConfig, tokenizer: Tokenizer | None = None) -> TextEncoder:
-    """The text network that ``config`` names. A ``bert`` needs the ``tokenizer`` of its vocabulary; its weights are the global
-    random state's. Raises ConfigError, with one line that names what is missing."""
-    match config:
-        case BertConfig():
-            return _bert(config, tokenizer)
-        case PretrainedTextConfig():
-            return _pretrained(config)
-        case TokenTableConfig():
-            return _token_table(config)
-
-
-def _bert(config: BertConfig, tokenizer: Tokenizer | None) -> TextEncoder:
-    if tokenizer is None:
-        if config.vocabulary is None:
-            raise ValueError("a bert needs a vocabulary: pass the tokenizer that was learnt")
-        tokenizer = Tokenizer.read(config.vocabulary, config.max_length)
-    library = needed("transformers")
-    settings = library.BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=config.width,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        intermediate_size=4 * config.width,
-        max_position_embeddings=config.max_length,
-        hidden_dropout_prob=config.dropout,
-        attention_probs_dropout_prob=config.dropout,
-        pad_token_id=tokenizer.special.get("pad", 0),
-    )
-    return TextEncoder(library.BertModel(settings, add_pooling_layer=False), tokenizer, config.width, config.pooling)
-
-
-def _pretrained(config: PretrainedTextConfig) -> TextEncoder:
+def pretrained_text(config: PretrainedTextConfig) -> TextEncoder:
+    """A network that `transformers` knows. Raises ConfigError, with one line that names what is missing."""
     library = needed("transformers")
     library.utils.logging.disable_progress_bar()
     source = (
@@ -255,7 +269,8 @@ def _with_adapters(network: nn.Module, config: LoraConfig) -> nn.Module:
     return adapted
 
 
-def _token_table(config: TokenTableConfig) -> TextEncoder:
+def token_table(config: TokenTableConfig) -> TextEncoder:
+    """A table of token vectors. Raises ConfigError, with one line that names what is missing."""
     if config.table is None or config.tokenizer is None:
         folder = Path(str(needed("wordllama", extra="text").__file__)).parent
         table = folder / "weights" / "l2_supercat_256.safetensors"

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import ClassVar, Literal
 
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from medcl.config.objective import ObjectiveConfig
 from medcl.errors import ConfigError
+from medcl.objectives.codes import Codes, Setting, required
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.kernel import contrast, embeddings
 from medcl.objectives.masks import At
 from medcl.objectives.output import LossOutput, Reduction, mean_of
+from medcl.objectives.temperature import LearnedTemperature, TemperatureConfig, TemperedObjective
 
 
 def attribution(
@@ -62,3 +68,31 @@ def attribution(
                 )
             )
     return mean_of(outputs, torch.cat([output.per_anchor for output in outputs]), reduction)
+
+
+class Attribution(ObjectiveConfig):
+    """A record finds the centre of its class in the other modality, beside CLIP of the same two."""
+
+    function = staticmethod(attribution)
+    needs: ClassVar[frozenset[str]] = frozenset({"complete", "labels"})
+    compares: ClassVar[int | None] = 2
+    name: Literal["attribution"] = "attribution"
+    temperature: TemperatureConfig = Field(
+        LearnedTemperature(), description="learned from 0.07 within [0.01, 1], as in CLIP"
+    )
+    per_class: bool = Field(
+        True, description="a class is one candidate; false, as published: one for each of its records"
+    )
+
+    def build(self, setting: Setting) -> nn.Module:
+        return TemperedObjective(self, setting)
+
+    def loss(self, codes: Codes, temperature: float | Tensor, gather: Gather) -> LossOutput:
+        return attribution(
+            codes.z[0],
+            codes.z[1],
+            required(codes.labels, self.name, "needs a class for every record"),
+            per_class=self.per_class,
+            temperature=temperature,
+            gather=gather,
+        )

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Annotated, ClassVar, Literal
+
 import torch
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 from torch.nn import functional
 
+from medcl.config.objective import ObjectiveConfig
+from medcl.objectives.codes import Codes, Setting, StatelessObjective, modalities_of, required
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.instance import clip
 from medcl.objectives.kernel import embeddings, reduce, unit, wide
 from medcl.objectives.output import LossOutput, Reduction
 from medcl.objectives.pairwise import pairwise_clip
+from medcl.objectives.presence import nothing
+from medcl.objectives.temperature import LearnedTemperature, TemperatureConfig, TemperedObjective
 
 
 def multi_caption(
@@ -140,6 +147,7 @@ def caption_loss(logits: Tensor, tokens: Tensor, *, padding: int = 0, gather: Ga
 
     ``logits`` (B, L, V): position t speaks of ``tokens[:, t]``; the caller has shifted them.   ``per_anchor`` (B, L): 0 at padding.
     ``parts``: ``tokens``, how many. A batch of padding alone: 0. Uniform logits: log V.
+    Source: Yu et al. 2022 (CoCa). Choose it beside CLIP to get a model that writes reports from the same training.
     """
     if logits.ndim != 3 or logits.shape[:2] != tokens.shape:
         raise ValueError(f"logits {tuple(logits.shape)} and tokens {tuple(tokens.shape)} are not (B, L, V) and (B, L)")
@@ -188,3 +196,79 @@ def coca(
     weighted = caption_weight * caption.loss, contrast_weight * contrast.loss
     parts = {**contrast.parts, "caption": weighted[0].detach(), "contrast": weighted[1].detach(), **caption.parts}
     return LossOutput(weighted[0] + weighted[1], contrast.per_anchor, parts)
+
+
+class MultiCaption(ObjectiveConfig):
+    """The first place with every other one: an image and several sentences of its report, of which some may be missing."""
+
+    function = staticmethod(multi_caption)
+    needs: ClassVar[frozenset[str]] = frozenset({"modalities"})
+    name: Literal["multi_caption"] = "multi_caption"
+    temperature: TemperatureConfig = Field(
+        LearnedTemperature(), description="learned from 0.07 within [0.01, 1], as in CLIP"
+    )
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="label smoothing")
+
+    def build(self, setting: Setting) -> nn.Module:
+        return TemperedObjective(self, setting)
+
+    def loss(self, codes: Codes, temperature: float | Tensor, gather: Gather) -> LossOutput:
+        places, present = modalities_of(codes, self.name)
+        return multi_caption(
+            places[0],
+            torch.stack(places[1:], 1),
+            present=(present[0] & present[1:]).T,
+            temperature=temperature,
+            smoothing=self.smoothing,
+            subject=codes.subject,
+            gather=gather,
+        )
+
+
+class Grouping(ObjectiveConfig):
+    """Every sentence finds the places of its image that it speaks of: the first place named is the image, the others are sentences."""
+
+    function = staticmethod(grouping)
+    reads: ClassVar[Literal["vectors", "maps", "local", "words", "pairs"]] = "local"
+    needs: ClassVar[frozenset[str]] = frozenset({"modalities"})
+    localised: ClassVar[Literal["first", "all"]] = "first"
+    name: Literal["grouping"] = "grouping"
+    temperature: TemperatureConfig = Field(
+        LearnedTemperature(start=0.125), description="learned from 0.125 within [0.01, 1]"
+    )
+    threshold: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="places less like the sentence, on a scale from 0 to 1, do not count; null: 1 / places"
+    )
+
+    def build(self, setting: Setting) -> nn.Module:
+        return TemperedObjective(self, setting)
+
+    def loss(self, codes: Codes, temperature: float | Tensor, gather: Gather) -> LossOutput:
+        places, present = modalities_of(codes, self.name)
+        (image,) = required(codes.local, self.name, "needs features of the places of an image")
+        there = (present[0] & present[1:]).T
+        if int(gather.total(there.sum())) < 2:
+            return nothing(codes.z)
+        return grouping(
+            torch.stack(places[1:], 1),
+            image.rows.flatten(2).transpose(1, 2),
+            present=there,
+            threshold=self.threshold,
+            temperature=temperature,
+            gather=gather,
+        )
+
+
+class Counting(ObjectiveConfig):
+    """An image is nearer to its report than to the report with a wrong number, or another single wrong word, in it."""
+
+    function = staticmethod(counting)
+    needs: ClassVar[frozenset[str]] = frozenset({"complete"})
+    compares: ClassVar[int | None] = 3
+    name: Literal["counting"] = "counting"
+
+    def build(self, setting: Setting) -> nn.Module:
+        return StatelessObjective(self)
+
+    def loss(self, codes: Codes, gather: Gather) -> LossOutput:
+        return counting(codes.z[0], codes.z[1], codes.z[2], gather=gather)

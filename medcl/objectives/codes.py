@@ -39,6 +39,14 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Places:
+    """Features ``rows (B, D, *S)`` of the places of an image, or of the words of a text, and which are real ``valid (B, *S)``."""
+
+    rows: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True)
 class Codes:
     """V views of B items, after the head of a term. Everything is view-major; item b of every view is one view centre.
 
@@ -55,6 +63,9 @@ class Codes:
     ``turns`` (L, B): by how many quarter turns about z the encoder saw it turned.
     ``body`` (L, B, *S): True inside the body, at the image's resolution.
     ``present`` (V, B): in an alignment, whose views are modalities, False where the record lacks the modality; its row of ``z`` says nothing.
+    ``words`` (V, B): where the views are places of a text, the token that stands there, -100 for a place that tells nothing; ``z`` then has a number
+    for every token of the vocabulary.
+    ``local``: features of places of the first view, or of every one, in the space of ``z``; ``teacher_local``: the teacher's.
     ``cells``: where the cells of the maps ``z`` lie, leading axes (V, B).   ``step``: training step, None outside training.
     """
 
@@ -78,6 +89,9 @@ class Codes:
     turns: Tensor | None = None
     body: Tensor | None = None
     present: Tensor | None = None
+    local: tuple[Places, ...] | None = None
+    teacher_local: tuple[Places, ...] | None = None
+    words: Tensor | None = None
     cells: Cells | None = None
     step: int | None = None
 

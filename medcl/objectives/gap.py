@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import ClassVar, Literal
 
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat
+from torch import Tensor, nn
+
+from medcl.config.objective import ObjectiveConfig
 from medcl.errors import ConfigError
+from medcl.objectives.codes import Codes, Setting, StatelessObjective
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.kernel import embeddings, masked_logsumexp, reduce, unit, wide
 from medcl.objectives.output import LossOutput
@@ -77,3 +82,22 @@ def _log_mean(x: Tensor, y: Tensor, different: Tensor, t: float) -> Tensor:
     squared = x.square().sum(1)[:, None] + y.square().sum(1)[None] - 2 * x @ y.T
     kernel = -t * squared.clamp_min(0)
     return masked_logsumexp(kernel.flatten(), different.flatten()) - different.sum().to(kernel.dtype).log()
+
+
+class ModalityGap(ObjectiveConfig):
+    """Two modalities share one region of the sphere: a term to be added to a contrast of the same two."""
+
+    function = staticmethod(modality_gap)
+    needs: ClassVar[frozenset[str]] = frozenset({"complete"})
+    compares: ClassVar[int | None] = 2
+    name: Literal["modality_gap"] = "modality_gap"
+    uniform: NonNegativeFloat = Field(1.0, description="weight of the uniformity of either modality")
+    cross: NonNegativeFloat = Field(1.0, description="weight of the uniformity between the two")
+    align: NonNegativeFloat = Field(1.0, description="weight of the distances of true pairs")
+    t: PositiveFloat = Field(2.0, description="sharpness of the uniformity")
+
+    def build(self, setting: Setting) -> nn.Module:
+        return StatelessObjective(self)
+
+    def loss(self, codes: Codes, gather: Gather) -> LossOutput:
+        return modality_gap(codes.z[0], codes.z[1], **self.model_dump(exclude={"name"}), gather=gather)

@@ -88,6 +88,7 @@ class GatedPair(ObjectiveConfig):
 
     function = staticmethod(gated_pair)
     needs: ClassVar[frozenset[str]] = frozenset({"two_views", "labels"})
+    compares: ClassVar[int | None] = 2
     name: Literal["gated_pair"] = "gated_pair"
     temperature: TemperatureConfig = 0.1
     classes: PositiveInt = Field(description="how many classes there are")

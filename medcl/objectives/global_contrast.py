@@ -186,6 +186,7 @@ class _Entry(ObjectiveConfig):
     """What all four share."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"two_views", "sample_ids"})
+    compares: ClassVar[int | None] = 2
 
     gamma: float = Field(
         0.9, gt=0, le=1, description="weight of the batch in the moving average; 0.8 in the papers' scripts"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from medcl.config.objective import ObjectiveConfig
@@ -17,7 +17,7 @@ from medcl.objectives.instance import info_nce
 from medcl.objectives.kernel import Backend, contrast_similarities, embeddings, unit, wide
 from medcl.objectives.masks import ALL, Index, MaskSpec, SamePatient, slices
 from medcl.objectives.output import LossOutput, Reduction, mean_of
-from medcl.objectives.temperature import Temperature, TemperatureConfig
+from medcl.objectives.temperature import Temperature, TemperatureConfig, TemperedObjective
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -216,6 +216,7 @@ class HardInfoNCE(ObjectiveConfig):
 
     function = staticmethod(hard_info_nce)
     needs: ClassVar[frozenset[str]] = frozenset({"two_views"})
+    compares: ClassVar[int | None] = 2
     name: Literal["hard_info_nce"] = "hard_info_nce"
     temperature: TemperatureConfig = Field(0.2, description="0.1 to 0.3 as published")
     quantile: float = Field(
@@ -259,3 +260,36 @@ class HardObjective(nn.Module):
         return LossOutput(
             found.loss, found.per_anchor, {**found.parts, "effective_negatives": effective}, found.all_equal
         )
+
+
+class FilteredInfoNCE(ObjectiveConfig):
+    """InfoNCE both ways between two modalities, against the nearest candidates that are not nearer than a match may be."""
+
+    function = staticmethod(filtered_info_nce)
+    needs: ClassVar[frozenset[str]] = frozenset({"complete"})
+    compares: ClassVar[int | None] = 2
+    name: Literal["filtered_info_nce"] = "filtered_info_nce"
+    temperature: TemperatureConfig = Field(0.02, description="0.02 as published")
+    num_hard: PositiveInt = Field(8, description="negatives of an anchor at most")
+    above: NonNegativeFloat = Field(
+        0.1, description="a candidate more similar than the positive by this is no negative"
+    )
+    relative: bool = Field(False, description="above is a share of the positive's similarity")
+
+    def build(self, setting: Setting) -> nn.Module:
+        return TemperedObjective(self, setting)
+
+    def loss(self, codes: Codes, temperature: float | Tensor, gather: Gather) -> LossOutput:
+        outputs = [
+            filtered_info_nce(
+                *pair,
+                num_hard=self.num_hard,
+                above=self.above,
+                relative=self.relative,
+                temperature=temperature,
+                subject=codes.subject,
+                gather=gather,
+            )
+            for pair in ((codes.z[0], codes.z[1]), (codes.z[1], codes.z[0]))
+        ]
+        return mean_of(outputs, torch.cat([output.per_anchor for output in outputs]), "mean")

@@ -266,6 +266,7 @@ class InfoNCE(ObjectiveConfig):
 
     function = staticmethod(info_nce)
     by_item: ClassVar[bool] = True
+    compares: ClassVar[int | None] = 2
     name: Literal["info_nce"] = "info_nce"
     temperature: TemperatureConfig = Field(0.1, description="0.05 is the Multiple Negatives Ranking convention")
 
@@ -283,6 +284,7 @@ class Clip(ObjectiveConfig):
 
     function = staticmethod(clip)
     by_item: ClassVar[bool] = True
+    compares: ClassVar[int | None] = 2
     name: Literal["clip"] = "clip"
     temperature: TemperatureConfig = Field(
         LearnedTemperature(), description="learned from 0.07 within [0.01, 1], as in CLIP"

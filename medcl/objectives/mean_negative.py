@@ -56,6 +56,7 @@ class MeanNegativeInfoNCE(ObjectiveConfig):
 
     function = staticmethod(mean_negative_info_nce)
     needs: ClassVar[frozenset[str]] = frozenset({"two_views"})
+    compares: ClassVar[int | None] = 2
     name: Literal["mean_negative_info_nce"] = "mean_negative_info_nce"
     temperature: TemperatureConfig = 0.1
 

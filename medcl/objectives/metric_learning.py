@@ -13,7 +13,7 @@ from medcl.config.objective import ObjectiveConfig
 from medcl.objectives.codes import Codes, Setting, StatelessObjective, excluded_subjects, required
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.kernel import masked_logsumexp, masked_mean, reduce, unit, wide
-from medcl.objectives.output import LossOutput, Reduction
+from medcl.objectives.output import LossOutput, Reduction, mean_of
 
 Mining = Literal["batch_hard", "semi_hard"]
 
@@ -231,3 +231,44 @@ class Triplet(ObjectiveConfig):
             subject=excluded_subjects(self, codes),
             gather=gather,
         )
+
+
+class Circle(ObjectiveConfig):
+    """The first place and all others, as an image and several sentences: pairs far from their goal weigh more."""
+
+    function = staticmethod(circle)
+    needs: ClassVar[frozenset[str]] = frozenset({"complete"})
+    name: Literal["circle"] = "circle"
+    margin: PositiveFloat = Field(0.25, description="how far from 1 and from 0 the goals of both kinds of pairs are")
+    gamma: PositiveFloat = Field(32.0, description="sharpness")
+
+    def build(self, setting: Setting) -> nn.Module:
+        return StatelessObjective(self)
+
+    def loss(self, codes: Codes, gather: Gather) -> LossOutput:
+        """From the first place to the others, and back."""
+        batch, others = codes.z.shape[1], len(codes.z) - 1
+        with torch.autocast(codes.z.device.type, enabled=False):
+            rows = unit(wide(codes.z))
+            every, offset = gather.rows(rows.transpose(0, 1))
+            first, captions = every[:, 0], every[:, 1:].transpose(0, 1).flatten(0, 1)
+            sides = ((rows[0], captions, 1, others), (rows[1:].flatten(0, 1), first, others, 1))
+        itself = torch.arange(batch, device=rows.device)[:, None] + offset == torch.arange(
+            len(every), device=rows.device
+        )
+        apart = ~itself if codes.subject is None else codes.subject[:, None] != gather.rows(codes.subject)[0]
+        outputs = []
+        for query, keys, down, across in sides:
+            with torch.autocast(query.device.type, enabled=False):
+                similarity = query @ keys.T
+            outputs.append(
+                circle(
+                    similarity,
+                    itself.repeat(down, across),
+                    negative=apart.repeat(down, across),
+                    margin=self.margin,
+                    gamma=self.gamma,
+                    gather=gather,
+                )
+            )
+        return mean_of(outputs, torch.cat([output.per_anchor for output in outputs]), "mean")

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 import numpy as np
 import torch
-from torch import Tensor
+from pydantic import Field, PositiveFloat
+from torch import Tensor, nn
 
+from medcl.config.objective import ObjectiveConfig
+from medcl.objectives.codes import Codes, Setting
 from medcl.objectives.gather import LOCAL, Gather
-from medcl.objectives.output import LossOutput, Reduction
-from medcl.objectives.soft_targets import soft_clip
+from medcl.objectives.hard_negatives import Share
+from medcl.objectives.kernel import unit, wide
+from medcl.objectives.output import LossOutput, Reduction, mean_of
+from medcl.objectives.soft_targets import self_targets, soft_clip
+from medcl.objectives.temperature import Temperature, TemperatureConfig
+from medcl.seeds import derive_seed
 
 
 def draw_mixture(
@@ -71,3 +80,55 @@ def mixup_contrast(
         reduction=reduction,
         gather=gather,
     )
+
+
+class MixupContrast(ObjectiveConfig):
+    """M3CoL: mixtures of records of one modality find both of their partners in the next; later, targets of likeness."""
+
+    function = staticmethod(mixup_contrast)
+    needs: ClassVar[frozenset[str]] = frozenset({"complete"})
+    name: Literal["mixup_contrast"] = "mixup_contrast"
+    temperature: TemperatureConfig = Field(0.1, description="0.1 as published")
+    alpha: PositiveFloat = Field(0.15, description="shares are Beta(alpha, alpha) draws")
+    chosen: Share = Field(0.5, description="chance of a record to be mixed")
+    mixed: Share = Field(
+        0.33, description="share of the stage with mixtures; then targets are the second modality's own similarities"
+    )
+    target_temperature: PositiveFloat = Field(0.125, description="of those similarities")
+
+    def build(self, setting: Setting) -> nn.Module:
+        return _MixupObjective(self, setting)
+
+
+class _MixupObjective(nn.Module):
+    """The first modality with the second; of three or more every one with the next, in a circle, each with a mixture of its own.
+
+    Mixtures are drawn from the seed and the step, so that a resume draws what an uninterrupted run would have drawn.
+    """
+
+    def __init__(self, entry: MixupContrast, setting: Setting) -> None:
+        super().__init__()
+        self.entry = entry
+        self.temperature = Temperature(entry.temperature, setting.steps)
+        self.until = entry.mixed * setting.steps
+        self.seed = setting.seed
+
+    def forward(self, codes: Codes, gather: Gather = LOCAL) -> LossOutput:
+        count, step = len(codes.z), codes.step or 0
+        tau = self.temperature(codes.step)
+        outputs = []
+        for place in range(count if count > 2 else 1):
+            rows, other = codes.z[place], codes.z[(place + 1) % count]
+            if step >= self.until:
+                wanted = self_targets(other, temperature=self.entry.target_temperature, gather=gather)
+                outputs.append(soft_clip(rows, other, wanted, back=wanted, temperature=tau, gather=gather))
+                continue
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, "mixture", step, place))
+            partner, share = (
+                drawn.to(rows.device)
+                for drawn in draw_mixture(len(rows), generator, alpha=self.entry.alpha, chosen=self.entry.chosen)
+            )
+            with torch.autocast(rows.device.type, enabled=False):
+                mixture = mix(unit(wide(rows)), partner, share)
+            outputs.append(mixup_contrast(mixture, other, partner, share, temperature=tau, gather=gather))
+        return mean_of(outputs, torch.cat([output.per_anchor for output in outputs]), "mean")

@@ -8,16 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
 from torch.nn import functional
 
 from medcl.errors import ConfigError
+from medcl.objectives.codes import Codes, Setting, excluded_subjects, required
 from medcl.objectives.gather import LOCAL, Gather
+from medcl.objectives.hard_negatives import Share
 from medcl.objectives.kernel import Backend, as_temperature, contrast, reduce, unit, wide
-from medcl.objectives.masks import Mask, Same, as_spec
+from medcl.objectives.masks import DenseMask, Mask, Same, SamePatient, as_spec
 from medcl.objectives.output import LossOutput, Reduction, mean_of
+from medcl.objectives.queue import QueueEntry, QueueObjective
+from medcl.objectives.teacher import MOMENTUM_SCHEDULE, Momentum, TaughtObjective
+from medcl.objectives.temperature import LearnedTemperature, TemperatureConfig, TemperedObjective
+from medcl.objectives.word_regions import words_of_all
 
 _POOL: dict[int, Callable[..., Tensor]] = {2: functional.adaptive_avg_pool2d, 3: functional.adaptive_avg_pool3d}
 
@@ -163,7 +171,9 @@ def masked_tokens(
     ``logits``, ``teacher`` (B, T, V); ``labels`` (B, T): the hidden token, or ``ignore`` where nothing was hidden, which takes no part in
     either target. The teacher is a constant; without one the target is hard.
     ``per_anchor`` (B,): mean over a text's hidden tokens; the mean over texts weights each by how many it has. Without any: 0.
-    ``parts``: ``hard``, ``soft``. Source: Li et al. 2021 (ALBEF).
+    ``parts``: ``hard``, ``soft``.
+    Source: Devlin et al. 2019 (BERT); with a teacher Li et al. 2021 (ALBEF). Choose it first of all on the reports alone, and beside an
+    alignment so that it does not let go of what the words mean.
     """
     if logits.ndim != 3 or labels.shape != logits.shape[:2] or (teacher is not None and teacher.shape != logits.shape):
         shapes = [tuple(logits.shape), tuple(labels.shape), None if teacher is None else tuple(teacher.shape)]
@@ -239,3 +249,88 @@ def pooled_sites(maps: Tensor) -> Tensor:
     """The parts of a map ``(B, D, *S)`` for :func:`local_information`: means over a grid of floor(sqrt(side)) an axis, ``(B, T, D)``."""
     grid = [math.isqrt(side) for side in maps.shape[2:]]
     return _POOL[len(grid)](maps, grid).flatten(2).transpose(1, 2)
+
+
+class MomentumAlignment(QueueEntry, TaughtObjective):
+    """ALBEF: two modalities, with a teacher's earlier codes of both as candidates and its own belief as part of the target."""
+
+    function = staticmethod(momentum_alignment)
+    needs: ClassVar[frozenset[str]] = frozenset({"complete", "teacher"})
+    compares: ClassVar[int | None] = 2
+    state: ClassVar[str] = "queues of K codes of both modalities, and the record and patient of each"
+
+    name: Literal["momentum_alignment"] = "momentum_alignment"
+    momentum: Momentum = Field(0.995, description="m at the start")
+    momentum_schedule: Literal["constant", "cosine"] = Field("constant", description=MOMENTUM_SCHEDULE)
+    temperature: TemperatureConfig = Field(
+        LearnedTemperature(range=(0.001, 0.5)), description="learned from 0.07 within [0.001, 0.5], as in ALBEF"
+    )
+    share: Share = Field(0.4, description="of the teacher's belief in the targets, after the ramp")
+    ramp: PositiveInt | None = Field(
+        None, description="steps over which the share rises from 0; null: the first pass over the records"
+    )
+
+    def build(self, setting: Setting) -> nn.Module:
+        return _MomentumObjective(self, setting)
+
+
+class _MomentumObjective(QueueObjective[MomentumAlignment]):
+    """The queues take in the teacher's codes of both modalities of every item, after the loss."""
+
+    def __init__(self, entry: MomentumAlignment, setting: Setting) -> None:
+        super().__init__(entry, setting, modalities=2)
+        self.ramp = entry.ramp or max(setting.records // max(setting.batch, 1), 1)
+
+    def forward(self, codes: Codes, gather: Gather = LOCAL) -> LossOutput:
+        teacher = required(codes.teacher, self.entry.name, "needs the codes of a teacher")
+        queue = self.rows[: self.filled]
+        step = self.ramp if codes.step is None else codes.step
+        output = momentum_alignment(
+            *codes.z,
+            *teacher,
+            queue[:, 0],
+            queue[:, 1],
+            temperature=self.temperature(codes.step),
+            share=self.entry.share * min(step / self.ramp, 1.0),
+            neg_mask=self._negatives(codes, gather),
+            gather=gather,
+        )
+        self.enqueue(teacher.transpose(0, 1), codes, gather)
+        return output
+
+    def _negatives(self, codes: Codes, gather: Gather) -> DenseMask:
+        """The batch's items of other patients, then the filled rows of other records and patients."""
+        items = torch.ones(codes.z.shape[1], len(gather.rows(codes.z[0].detach())[0]), dtype=torch.bool)
+        batch = items.to(codes.z.device)
+        subject = excluded_subjects(self.entry, codes)
+        if subject is not None:
+            batch = (~SamePatient(subject, gather.rows(subject)[0])).block()
+        return DenseMask(torch.cat([batch, self.others(codes, 1).block()], 1))
+
+
+class LocalInformation(TaughtObjective):
+    """TCL: an image, or a text, finds the teacher's features of its own places, or words, among those of other records."""
+
+    function = staticmethod(local_information)
+    reads: ClassVar[Literal["vectors", "maps", "local", "words", "pairs"]] = "local"
+    needs: ClassVar[frozenset[str]] = frozenset({"complete", "teacher"})
+    compares: ClassVar[int | None] = 1
+    name: Literal["local_information"] = "local_information"
+    momentum: Momentum = Field(0.995, description="m at the start")
+    momentum_schedule: Literal["constant", "cosine"] = Field("constant", description=MOMENTUM_SCHEDULE)
+    temperature: TemperatureConfig = Field(
+        LearnedTemperature(range=(0.001, 0.5)), description="learned from 0.07 within [0.001, 0.5]"
+    )
+
+    def build(self, setting: Setting) -> nn.Module:
+        return TemperedObjective(self, setting)
+
+    def loss(self, codes: Codes, temperature: float | Tensor, gather: Gather) -> LossOutput:
+        """Places of a map are pooled to a grid first, words and steps of a signal are taken as they are."""
+        (places,) = required(codes.teacher_local, self.name, "needs a teacher's features of places")
+        if places.rows.ndim > 3:
+            parts = pooled_sites(wide(places.rows))
+            given = torch.ones(parts.shape[:2], dtype=torch.bool, device=parts.device)
+        else:
+            parts, given = words_of_all(places, gather)
+        return local_information(codes.z[0], parts, given, temperature=temperature, gather=gather)

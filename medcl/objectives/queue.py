@@ -182,7 +182,7 @@ Entry = TypeVar("Entry", bound=QueueEntry)
 class QueueObjective(StatefulObjective, Generic[Entry]):
     """An objective with a queue of the latest codes, one of every item, of all processes in rank order.
 
-    ``rows (K, D)``: unit rows; ``row_record``, ``row_subject`` (K,): whose they are. The next one goes to ``pointer``; the first
+    ``rows (K, D)``, or with several ``modalities`` (K, M, D): unit rows; ``row_record``, ``row_subject`` (K,): whose they are. The next one goes to ``pointer``; the first
     ``filled`` rows hold codes, the others take no part.
     """
 
@@ -190,13 +190,14 @@ class QueueObjective(StatefulObjective, Generic[Entry]):
     row_record: Tensor
     row_subject: Tensor
 
-    def __init__(self, entry: Entry, setting: Setting) -> None:
+    def __init__(self, entry: Entry, setting: Setting, *, modalities: int | None = None) -> None:
         super().__init__(setting)
         length = entry.length(setting)
+        shape = (setting.channels,) if modalities is None else (modalities, setting.channels)
         self.entry = entry
         self._check(setting.batch, length)
         self.temperature = Temperature(entry.temperature, setting.steps)
-        self.register_buffer("rows", torch.zeros(length, setting.channels))
+        self.register_buffer("rows", torch.zeros(length, *shape))
         self.register_buffer("row_record", torch.full((length,), -1))
         self.register_buffer("row_subject", torch.full((length,), -1))
         self.pointer = 0
@@ -212,7 +213,7 @@ class QueueObjective(StatefulObjective, Generic[Entry]):
         return mask & ~SamePatient(subject.repeat(repeats), self.row_subject[: self.filled])
 
     def enqueue(self, keys: Tensor, codes: Codes, gather: Gather) -> None:
-        """Stage ``keys (B, D)`` of the batch. Raises ConfigError where a step has more than the queue holds."""
+        """Stage ``keys (B, D)``, or (B, M, D), of the batch. Raises ConfigError where a step has more than the queue holds."""
         record = required(codes.record, self.entry.name, "needs the record of every item")
         subject = torch.full_like(record, -1) if codes.subject is None else codes.subject
         with torch.autocast(keys.device.type, enabled=False):

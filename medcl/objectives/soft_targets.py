@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
+from pydantic import Field, PositiveFloat
+from torch import Tensor, nn
 
+from medcl.config.objective import ObjectiveConfig
+from medcl.objectives.codes import Codes, Setting, required
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.instance import clip, info_nce
 from medcl.objectives.kernel import Backend, as_temperature, contrast, unit, wide
 from medcl.objectives.masks import At, DenseMask, DenseWeight, MaskSpec, PairSpec, Same, SamePatient, jaccard
 from medcl.objectives.output import LossOutput, Reduction, mean_of
+from medcl.objectives.temperature import LearnedTemperature, TemperatureConfig, TemperedObjective
 
 Alike = Literal["multi_positive", "mask", "none"]
 
@@ -179,3 +183,77 @@ def cwcl(
     level = None if found.all_equal is None else 2 * found.all_equal
     parts = {**reverse.parts, "weighted": weighted.loss.detach(), "reverse": reverse.loss.detach()}
     return LossOutput(2 * found.loss, found.per_anchor, parts, level)
+
+
+class SoftClip(ObjectiveConfig):
+    """CLIP whose targets are how alike the records are in one of the two modalities."""
+
+    function = staticmethod(soft_clip)
+    needs: ClassVar[frozenset[str]] = frozenset({"complete"})
+    compares: ClassVar[int | None] = 2
+    name: Literal["soft_clip"] = "soft_clip"
+    temperature: TemperatureConfig = Field(0.1, description="0.1 in M3CoL")
+    judge: Literal["first", "second"] = Field("second", description="which modality says how alike two records are")
+    target_temperature: PositiveFloat = Field(0.125, description="the lower, the nearer the targets are to CLIP's")
+    detach: bool = Field(True, description="targets are constants; false: gradients flow into them, as published")
+
+    def build(self, setting: Setting) -> nn.Module:
+        return TemperedObjective(self, setting)
+
+    def loss(self, codes: Codes, temperature: float | Tensor, gather: Gather) -> LossOutput:
+        judge = codes.z[0] if self.judge == "first" else codes.z[1]
+        wanted = self_targets(
+            judge.detach() if self.detach else judge, temperature=self.target_temperature, gather=gather
+        )
+        return soft_clip(codes.z[0], codes.z[1], wanted, back=wanted, temperature=temperature, gather=gather)
+
+
+class LabelClip(ObjectiveConfig):
+    """CLIP where records of one class, or with findings in common, are not told apart."""
+
+    function = staticmethod(label_clip)
+    needs: ClassVar[frozenset[str]] = frozenset({"complete", "findings"})
+    compares: ClassVar[int | None] = 2
+    name: Literal["label_clip"] = "label_clip"
+    temperature: TemperatureConfig = Field(
+        LearnedTemperature(), description="learned from 0.07 within [0.01, 1], as in CLIP"
+    )
+    alike: Alike = Field(
+        "multi_positive",
+        description="like records are positives by their likeness; mask: neither positive nor negative",
+    )
+
+    def build(self, setting: Setting) -> nn.Module:
+        return TemperedObjective(self, setting)
+
+    def loss(self, codes: Codes, temperature: float | Tensor, gather: Gather) -> LossOutput:
+        return label_clip(
+            codes.z[0],
+            codes.z[1],
+            required(codes.labels, self.name, "needs a class, or findings, of every record"),
+            alike=self.alike,
+            temperature=temperature,
+            subject=codes.subject,
+            gather=gather,
+        )
+
+
+class Cwcl(ObjectiveConfig):
+    """A locked modality, the first, teaches another one, weighted by what it finds alike itself."""
+
+    function = staticmethod(cwcl)
+    needs: ClassVar[frozenset[str]] = frozenset({"complete"})
+    compares: ClassVar[int | None] = 2
+    name: Literal["cwcl"] = "cwcl"
+    temperature: TemperatureConfig = Field(
+        LearnedTemperature(), description="learned from 0.07 within [0.01, 1], as in CLIP"
+    )
+    gamma: PositiveFloat | None = Field(
+        None, description="weights max(0, cos)^gamma; null: cos / 2 + 1 / 2 as published, a very soft target"
+    )
+
+    def build(self, setting: Setting) -> nn.Module:
+        return TemperedObjective(self, setting)
+
+    def loss(self, codes: Codes, temperature: float | Tensor, gather: Gather) -> LossOutput:
+        return cwcl(codes.z[0], codes.z[1], gamma=self.gamma, temperature=temperature, gather=gather)

@@ -187,6 +187,7 @@ class WeightedInfoNCE(ObjectiveConfig):
     function = staticmethod(weighted_info_nce)
     needs: ClassVar[frozenset[str]] = frozenset({"two_views", "labels", "sample_ids"})
     state: ClassVar[str] = "cluster_count: one code and a few clusters a record"
+    compares: ClassVar[int | None] = 2
     name: Literal["weighted_info_nce"] = "weighted_info_nce"
     temperature: TemperatureConfig = 0.1
     weights: Annotated[Propensity | Learned | ClusterCount, Field(discriminator="name")] = Field(

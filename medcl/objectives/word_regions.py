@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
+from pydantic import Field, PositiveFloat
+from torch import Tensor, nn
+from torch.nn import functional
 
+from medcl.config.objective import ObjectiveConfig
 from medcl.errors import ConfigError
 from medcl.objectives.cells import by_rows
+from medcl.objectives.codes import Codes, Places, Setting, required
 from medcl.objectives.gather import LOCAL, Gather
 from medcl.objectives.kernel import DENSE_PAIRS, contrast_similarities, masked_logsumexp, unit, wide
 from medcl.objectives.masks import At, SamePatient
 from medcl.objectives.output import LossOutput, Reduction, mean_of
+from medcl.objectives.temperature import TemperatureConfig, TemperedObjective
 
 Pooling = Literal["sum", "mean"]
 
@@ -157,3 +162,42 @@ def _attention(sites: Tensor, words: Tensor, some: Tensor, sharpness: float) -> 
     dot = (words.flatten(0, 1) @ sites.transpose(1, 2)).view(len(sites), *words.shape[:2], sites.shape[1])
     shares = dot.masked_fill(~some[..., None], -torch.inf).softmax(2)
     return (sharpness * shares).softmax(-1)
+
+
+def words_of_all(places: Places, gather: Gather) -> tuple[Tensor, Tensor]:
+    """Words ``(B, T, D)`` of texts and which are real ``(B, T)``, padded to the longest text of all processes."""
+    rows, valid = places.rows.flatten(2).transpose(1, 2), places.valid.flatten(1)
+    longest = int(gather.rows(torch.tensor([valid.shape[1]], device=valid.device))[0].max())
+    more = longest - valid.shape[1]
+    return functional.pad(rows, (0, 0, 0, more)), functional.pad(valid, (0, more))
+
+
+class WordRegions(ObjectiveConfig):
+    """Words of a report find where the image shows them: the first place is an image, the second a text."""
+
+    function = staticmethod(word_regions)
+    reads: ClassVar[Literal["vectors", "maps", "local", "words", "pairs"]] = "local"
+    needs: ClassVar[frozenset[str]] = frozenset({"complete"})
+    compares: ClassVar[int | None] = 2
+    name: Literal["word_regions"] = "word_regions"
+    temperature: TemperatureConfig = Field(0.1, description="0.1 as published; learned is possible")
+    site_sharpness: PositiveFloat = Field(4.0, description="of the attention of a word over the places of an image")
+    word_sharpness: PositiveFloat = Field(5.0, description="how much the words that fit best count among a report's")
+    pooling: Pooling = Field("sum", description="over words; mean: the length of a report does not matter")
+    normalize: bool = Field(False, description="places and words have length 1 in the attention too (VELVET-Med)")
+
+    def build(self, setting: Setting) -> nn.Module:
+        return TemperedObjective(self, setting)
+
+    def loss(self, codes: Codes, temperature: float | Tensor, gather: Gather) -> LossOutput:
+        image, text = required(codes.local, self.name, "needs features of places and words; use it in medcl align")
+        words, given = words_of_all(text, gather)
+        return word_regions(
+            image.rows,
+            words,
+            given,
+            temperature=temperature,
+            subject=codes.subject,
+            gather=gather,
+            **self.model_dump(exclude={"name", "temperature"}),
+        )

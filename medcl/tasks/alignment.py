@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,13 +16,31 @@ from medcl.config.training import TrainerConfig
 from medcl.encoders.joint import JointEncoders
 from medcl.objectives.codes import Setting
 from medcl.objectives.output import LossOutput
+from medcl.objectives.presence import nothing
 from medcl.objectives.state import commit_all
+from medcl.objectives.teacher import TaughtObjective
 from medcl.seeds import derive_seed
-from medcl.tasks.alignment_terms import build_term
+from medcl.tasks.alignment_terms import AlignTerm
 from medcl.tasks.candidates import Candidates
 from medcl.tasks.rendered import RenderedTask
 from medcl.tasks.seen import Seen
+from medcl.tasks.teacher import follow
+from medcl.tasks.term_kinds import build_term
 from medcl.views.aligned import AlignedBatch, AlignedSampler
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of the records of a sampler, by their index in it.
+
+    ``labels`` (N,): class of every record, or (N, F) booleans, its findings; None where there are none.   ``classes``: their names.
+    ``data_digest``: of the manifest.
+    """
+
+    labels: Tensor | None = None
+    classes: tuple[str, ...] = ()
+    data_digest: str = ""
+
 
 Recent = dict[str, tuple[Tensor, Tensor]]
 """Codes (B, D) of the places of a batch, and which of the rows are there."""
@@ -42,6 +62,7 @@ class AlignTask(RenderedTask):
         network: encoders and heads; shared between stages.
         stage: what trains, with which terms.
         sampler: makes the batches, with as many slots as :func:`slots_of` says.
+        facts: what objectives may ask about the sampler's records.
         frozen: modalities whose encoders keep their weights.
         trainer: micro-batches and workers.
         measure: figures of the latest codes of every modality, to log.
@@ -54,12 +75,13 @@ class AlignTask(RenderedTask):
         stage: AlignStageConfig,
         sampler: AlignedSampler,
         *,
+        facts: Facts | None = None,
         frozen: Sequence[str] = (),
         trainer: TrainerConfig | None = None,
         measure: Measure = lambda recent: {},
         seed: int = 0,
     ) -> None:
-        trainer = trainer or TrainerConfig()
+        trainer, facts = trainer or TrainerConfig(), facts or Facts()
         super().__init__(
             sampler,
             stage.optimiser,
@@ -75,11 +97,17 @@ class AlignTask(RenderedTask):
         setting = Setting(
             channels=network.joint,
             records=len(sampler.ids),
+            data_digest=facts.data_digest,
+            classes=facts.classes,
             batch=sampler.batch * trainer.accumulate * trainer.devices * trainer.nodes,
             steps=stage.steps,
             seed=self.seed,
         )
         self.terms = nn.ModuleList(build_term(term, network, setting) for term in stage.terms)
+        self.register_buffer("labels", facts.labels, persistent=False)
+        taught = [term.objective for term in stage.terms if isinstance(term.objective, TaughtObjective)]
+        self.pace = taught[0] if taught else None
+        self.teacher = None if self.pace is None else _teacher_of(network)
         self.measure = measure
         self.latest: list[LossOutput] = []
         self.recent: deque[Recent] = deque(maxlen=16)
@@ -87,27 +115,42 @@ class AlignTask(RenderedTask):
         self.train()
 
     def train(self, mode: bool = True) -> AlignTask:
-        """Frozen encoders stay in evaluation mode: no dropout, no moving statistics."""
+        """Frozen encoders and the teacher stay in evaluation mode: no dropout, no moving statistics."""
         super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
         for name in self.frozen:
             self.network.encoders[name].eval()
         return self
 
     def training_step(self, batch: AlignedBatch, batch_idx: int) -> Tensor:
-        seen = Seen(self.network, batch)
-        self.latest = [
-            self.candidates.compute(term.objective, term.codes(seen, self.global_step), self.global_step)
-            for term in self.terms
-        ]
-        self.recent.append({place: (seen.codes(place).detach(), seen.present(place)) for place in batch.present})
+        teacher = None if self.teacher is None else Seen(self.teacher, batch)
+        seen = Seen(self.network, batch, labels=self.labels, teacher=teacher)
+        self.latest = [self._compute(term, seen) for term in self.terms]
+        self.recent.append({place: (seen.codes(place).detach(), seen.present(place)) for place in seen.compared})
         return torch.stack(
             [term.weight * found.loss for term, found in zip(self.terms, self.latest, strict=True)]
         ).sum()
 
+    def _compute(self, term: AlignTerm, seen: Seen) -> LossOutput:
+        """What ``term`` says of the batch; nothing, and counted, where too few of its records have what it compares."""
+        codes = term.codes(seen, self.global_step)
+        if term.compares_records and self.candidates.items(codes, self.global_step) < 2:
+            term.skipped += 1
+            return nothing(codes.z)
+        return self.candidates.compute(term.objective, codes, self.global_step)
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """State of objectives is written once for every step of the optimiser."""
+        """State of objectives is written, and the teacher follows, once for every step of the optimiser."""
+        step = self.global_step
         super().optimizer_step(*args, **kwargs)
         commit_all(self.terms)
+        self.pace_teacher(step)
+
+    def pace_teacher(self, step: int) -> None:
+        """The teacher takes the step after optimiser step number ``step``; its buffers are taken over."""
+        if self.teacher is not None and self.pace is not None:
+            follow(self.teacher, self.network, self.pace.momentum_at(step, self.steps))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -123,8 +166,16 @@ class AlignTask(RenderedTask):
         for index, (term, output) in enumerate(zip(self.terms, self.latest, strict=True)):
             prefix = "" if index == 0 else f"{term.name}/"
             found[f"{prefix}loss"] = output.loss.detach()
-            if output.all_equal is not None:
+            if output.all_equal is not None and output.all_equal != 0:
                 found[f"{prefix}loss_over_all_equal"] = output.loss.detach() / output.all_equal
             found.update({f"{prefix}{name}": value for name, value in output.parts.items()})
+            if term.skipped:
+                found[f"{prefix}skipped"] = float(term.skipped)
         found.update(self.measure(list(self.recent)))
         return found
+
+
+def _teacher_of(network: JointEncoders) -> JointEncoders:
+    """A copy of ``network``, at first equal to it, that shares its tokenizer."""
+    shared = {} if network.tokenizer is None else {id(network.tokenizer): network.tokenizer}
+    return copy.deepcopy(network, shared).requires_grad_(False).eval()

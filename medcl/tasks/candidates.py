@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from medcl.config.pretrain import GatherPolicy
@@ -46,6 +47,13 @@ class Candidates:
             codes, gather = gathered_codes(codes, gather), LOCAL
         found: LossOutput = objective(codes, gather)
         return found if weight is None else weighted_by_item(found, weight)
+
+    def items(self, codes: Codes, step: int) -> int:
+        """How many items ``codes`` of all processes that share candidates hold at optimiser step ``step``."""
+        if not several_processes():
+            return codes.z.shape[1]
+        count = torch.tensor(codes.z.shape[1], device=codes.z.device)
+        return int(self._at(step).total(count))
 
     def _at(self, step: int) -> Gather:
         draw = step // self.regroup_every if self.regroup_every else None

@@ -104,10 +104,13 @@ def _lacking(config: PretrainConfig, number: int, objective: ObjectiveConfig) ->
             any(stage.only is not None for stage in config.stages[:number]),
             "rehearses records of earlier stages; give those stages only=[CLASS, ...]",
         ),
+        "findings": (False, "compares records by their findings; give it in medcl align"),
+        "complete": (False, "compares modalities of a record; give it in medcl align"),
         "modalities": (
             False,
             "compares modalities of a record, which a pretraining has one of; give it in medcl align",
         ),
+        "report": (False, "reads the words of a report; give it in medcl align"),
         "cells": (True, ""),  # every view carries its geometry
         "sample_ids": (True, ""),  # a record's index in the pool
         "teacher": (True, ""),  # the task makes one

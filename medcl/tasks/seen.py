@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from medcl.encoders.encoded import Encoded
 from medcl.encoders.joint import JointEncoders
+from medcl.encoders.norms import running_statistics
+from medcl.objectives.codes import Places
 from medcl.views.aligned import AlignedBatch
 
 
@@ -18,11 +21,27 @@ def modality_of(place: str) -> str:
 
 
 class Seen:
-    """A batch as a network sees it: each input is encoded once, when a term first asks for it, and absent ones never."""
+    """A batch as a network sees it: each input is encoded once, when a term first asks for it, and absent ones never.
 
-    def __init__(self, network: JointEncoders, batch: AlignedBatch) -> None:
+    Args:
+        network: encoders and heads.
+        batch: what they see.
+        labels: class (N,) or findings (N, F) of the records, by their index; None where there are none.
+        teacher: the same batch as a slowly following copy of the network sees it; None where no term asks for it.
+    """
+
+    def __init__(
+        self,
+        network: JointEncoders,
+        batch: AlignedBatch,
+        *,
+        labels: Tensor | None = None,
+        teacher: Seen | None = None,
+    ) -> None:
         self.network = network
         self.batch = batch
+        self.labels = None if labels is None else labels[batch.record]
+        self.teacher = teacher
         self._encoded: dict[tuple[str, int], Encoded] = {}
         self._codes: dict[tuple[str, int], Tensor] = {}
 
@@ -41,7 +60,8 @@ class Seen:
         if inputs is None:
             return None
         if (place, slot) not in self._encoded:
-            self._encoded[place, slot] = self.network.encode(modality_of(place), inputs)
+            with self._norms(place):
+                self._encoded[place, slot] = self.network.encode(modality_of(place), inputs)
         return self._encoded[place, slot]
 
     def codes(self, place: str, slot: int = 0) -> Tensor:
@@ -52,11 +72,34 @@ class Seen:
                 there = self.present(place)
                 found = torch.zeros(len(there), self.network.joint, device=there.device)
             else:
-                found = self.placed(self.network.project(modality_of(place), encoded), place)
+                with self._norms(place):
+                    found = self.placed(self.network.project(modality_of(place), encoded), place)
             self._codes[place, slot] = found
         return self._codes[place, slot]
+
+    def local(self, place: str, slot: int = 0, level: int = -1, *, sentences: bool = False) -> Places:
+        """Features of places, or of words or ``sentences``, in the joint space, and which are real; none is where a record lacks ``place``."""
+        encoded = self.encoded(place, slot)
+        if encoded is None:
+            there = self.present(place)
+            shape = len(there), self.network.joint, 1
+            return Places(
+                torch.zeros(shape, device=there.device), torch.zeros_like(there, dtype=torch.bool).unsqueeze(1)
+            )
+        with self._norms(place):
+            rows, valid = self.network.localise(modality_of(place), encoded, level, sentences=sentences)
+        return Places(self.placed(rows, place), self.placed(valid, place))
 
     def placed(self, rows: Tensor, place: str) -> Tensor:
         """``rows (n, ...)`` of the records that have ``place`` among all: ``(B, ...)``, 0 for the others."""
         there = self.present(place)
         return rows.new_zeros(len(there), *rows.shape[1:]).index_put((there.nonzero().flatten(),), rows)
+
+    @property
+    def compared(self) -> list[str]:
+        """The places of whose codes a term has asked for."""
+        return [place for place, slot in self._codes if slot == 0]
+
+    def _norms(self, place: str) -> AbstractContextManager[None]:
+        """A single row has no statistics of its own."""
+        return running_statistics(self.network) if int(self.present(place).sum()) == 1 else nullcontext()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from medcl.config.align import EcgAugmentation, ReportConfig
 from medcl.encoders.encoded import Encoded
 from medcl.encoders.text import Tokenizer, Tokens
 from medcl.modalities.captions import LabelCaptions
-from medcl.modalities.report_text import swap_sides
+from medcl.modalities.report_text import sub_captions, swap_sides
+from medcl.modalities.wrong_report import KINDS, Kind, wrong_reports
 from medcl.preparation.signals import SignalStore
 from medcl.seeds import derive_seed
 from medcl.types import Array
@@ -171,6 +172,46 @@ class ReportStream:
         if self.config.shuffle:
             return " ".join(parts[place] for place in rng.permutation(len(parts)))
         return " ".join(parts)
+
+
+class SentenceStream(ReportStream):
+    """One sentence of a report that can stand alone; another one in every slot, as long as there are any, and in every epoch."""
+
+    def _text(self, record_id: str, epoch: int, slot: int) -> str:
+        parts = [part for part in self.sentences[record_id] if sub_captions(part)] or self.sentences[record_id]
+        order = np.arange(len(parts))
+        if self.train:
+            order = np.random.default_rng(derive_seed(self.seed, "sentence", record_id, epoch)).permutation(order)
+        return parts[order[slot % len(parts)]]
+
+
+class WrongStream(ReportStream):
+    """What a report shows in its first slot, made wrong in one point; in another one in every slot, as long as there are any.
+
+    A record whose report no rule of ``kinds`` applies to has none.
+    """
+
+    def __init__(self, *args: Any, kinds: Collection[Kind] = KINDS, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.kinds = tuple(kinds)
+        self.sentences = {
+            name: parts for name, parts in self.sentences.items() if self._wrong(" ".join(parts), name, 0)
+        }
+
+    def _text(self, record_id: str, epoch: int, slot: int) -> str:
+        shown = super()._text(record_id, epoch, 0)
+        # A single sentence may have nothing to change.
+        found = self._wrong(shown, record_id, epoch) or self._wrong(
+            " ".join(self.sentences[record_id]), record_id, epoch
+        )
+        order = np.arange(len(found))
+        if self.train:
+            order = np.random.default_rng(derive_seed(self.seed, "wrong", record_id, epoch)).permutation(order)
+        return found[order[slot % len(found)]]
+
+    def _wrong(self, text: str, record_id: str, epoch: int) -> list[str]:
+        rng = np.random.default_rng(derive_seed(self.seed, "wrong number", record_id, epoch))
+        return [found.text for found in wrong_reports(text, rng, self.kinds)]
 
 
 class SignalStream:

@@ -15,6 +15,7 @@ from medcl import __version__
 from medcl.config.align import ModalitiesConfig
 from medcl.config.strict import Strict
 from medcl.config.text import BertConfig
+from medcl.config.words import WordParts
 from medcl.encoders.joint import JointEncoders, build_joint
 from medcl.encoders.text import Tokenizer
 from medcl.errors import WeightsError
@@ -33,6 +34,8 @@ class AlignmentCard(Strict):
     sha256: str = Field("", description="of weights.safetensors")
     modalities: ModalitiesConfig
     joint: PositiveInt
+    places: tuple[str, ...] = Field((), description="heads for features of places and words")
+    words: WordParts = Field(WordParts(), description="parts for terms on words and pairs")
     recipes: dict[str, Recipe] = Field({}, description="how radiographs and volumes are prepared")
     training: dict[str, Any] = Field({}, description="the configuration of the run")
     data_digest: str = Field("", description="digest of the manifest of the training data")
@@ -63,6 +66,8 @@ class AlignmentFile:
             recipes=self.card.recipes,
             lab_items=len(self.labs.columns) if self.labs else 0,
             tokenizer=tokenizer,
+            words=self.card.words,
+            places=self.card.places,
         )
         missing, surplus = found.load_state_dict(self.state, strict=False)
         if missing or surplus:

@@ -19,10 +19,13 @@ from medcl.evaluation.spectrum import spectrum
 from medcl.files import atomic_path
 from medcl.modalities.duplicates import text_groups
 from medcl.objectives.kernel import unit, wide
+from medcl.records.classes import record_classes
 from medcl.reporting.run_page import write_page
 from medcl.runs import RunFolder, is_first_process
 from medcl.seeds import derive_seed
-from medcl.tasks.alignment import AlignTask, Recent, slots_of
+from medcl.tasks.alignment import AlignTask, Facts, Recent, slots_of
+from medcl.tasks.alignment_requirements import check_alignment
+from medcl.tasks.place_terms import place_keys
 from medcl.tasks.seen import modality_of
 from medcl.tasks.streams import ReportStream
 from medcl.training.fit import fit
@@ -44,6 +47,7 @@ def align(config: AlignConfig, *, resume: bool = False, progress: bool = True) -
     DataError before anything is trained where data or configuration do not suit.
     """
     run = RunFolder(config.out)
+    check_alignment(config)
     with run.started("align", config, seed=config.seed, resume=resume):
         data = open_alignment(config, config.data.store or run.path / "prepared")
         run.record(pool=list(data.split.train), test=list(data.split.test), data_digest=data.manifest.digest)
@@ -68,6 +72,8 @@ def align(config: AlignConfig, *, resume: bool = False, progress: bool = True) -
             card = AlignmentCard(
                 modalities=config.modalities,
                 joint=config.joint,
+                words=config.word_parts,
+                places=places_of(config),
                 recipes=data.preparations.recipes,
                 training=config.model_dump(mode="json"),
                 data_digest=data.manifest.digest,
@@ -88,6 +94,8 @@ def _network(config: AlignConfig, data: AlignmentData) -> JointEncoders:
         recipes=settled.recipes,
         lab_items=len(settled.labs.columns) if settled.labs else 0,
         tokenizer=_tokenizer(config, data),
+        words=config.word_parts,
+        places=places_of(config),
     )
     for name in settled.recipes:
         if (init := getattr(config.modalities, name).init) is None:
@@ -99,6 +107,12 @@ def _network(config: AlignConfig, data: AlignmentData) -> JointEncoders:
             )
         log.info("%s", load_into(encoder.network, find_weights(init).state))
     return network
+
+
+def places_of(config: AlignConfig) -> tuple[str, ...]:
+    """Keys of the heads for features of places that the terms of all stages need."""
+    keys = {key for stage in config.stages for term in stage.terms for key in place_keys(term)}
+    return tuple(sorted(keys))
 
 
 def _tokenizer(config: AlignConfig, data: AlignmentData) -> Tokenizer | None:
@@ -120,11 +134,20 @@ def _task_of(config: AlignConfig, stage: AlignStageConfig, network: JointEncoder
         network,
         stage,
         sampler_of(config, stage, network, data, seed),
+        facts=_facts(config, data),
         frozen=config.frozen_in(stage),
         trainer=config.trainer,
         measure=measure_recent,
         seed=seed,
     )
+
+
+def _facts(config: AlignConfig, data: AlignmentData) -> Facts:
+    """What objectives may ask about the training records."""
+    if not config.classes:
+        return Facts(data_digest=data.manifest.digest)
+    labels, classes = record_classes(data.records(data.split.train), config.classes)
+    return Facts(torch.from_numpy(labels), classes, data.manifest.digest)
 
 
 def sampler_of(
@@ -179,7 +202,7 @@ def measure_recent(recent: Sequence[Recent]) -> Mapping[str, torch.Tensor]:
     """Effective rank of the codes of every place, of the records that have it."""
     found = {}
     for place in recent[0] if recent else ():
-        rows = torch.cat([codes[present] for codes, present in (batch[place] for batch in recent)])
+        rows = torch.cat([codes[present] for codes, present in (batch[place] for batch in recent if place in batch)])
         if len(rows) > 1:
             found[f"{place}/effective_rank"] = spectrum(unit(wide(rows))).effective_rank()
     return found

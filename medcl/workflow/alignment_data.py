@@ -9,12 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from medcl.config.align import AlignConfig, ModalitiesConfig, RadiographConfig, SourcesConfig, VolumeConfig
+from medcl.config.align import SECTIONS, AlignConfig, ModalitiesConfig, RadiographConfig, SourcesConfig, VolumeConfig
 from medcl.config.views import MiddleCentre, ViewsConfig
 from medcl.encoders.text import Tokenizer
 from medcl.errors import DataError
 from medcl.modalities.captions import LabelCaptions
 from medcl.modalities.labs import lab_names
+from medcl.modalities.wrong_report import KINDS
 from medcl.preparation.build import build_store
 from medcl.preparation.fingerprint import fingerprint
 from medcl.preparation.labs import LabEncoding, fit_labs
@@ -27,7 +28,7 @@ from medcl.records.mimic_cxr import FRONTAL
 from medcl.records.names import is_image
 from medcl.records.parts import Parts, parts_of
 from medcl.records.record import Record
-from medcl.tasks.streams import ImageStream, ReportStream, SignalStream, VectorStream
+from medcl.tasks.streams import ImageStream, ReportStream, SentenceStream, SignalStream, VectorStream, WrongStream
 from medcl.views.aligned import Stream
 from medcl.views.mirror import Mirror
 from medcl.views.sampler import ViewSampler
@@ -227,9 +228,16 @@ def stream_of(
     records = data.records(ids)
     if modality == "report":
         assert tokenizer is not None
-        found = {record.id: report_sentences(config, record, section) for record in records}
-        captions = None if section else data.captions
+        named = section if section in SECTIONS else ""
+        found = {record.id: report_sentences(config, record, named) for record in records}
         mirror = mirror_of(modalities, seed) if train else None
+        if section == "sentence":
+            return SentenceStream(found, tokenizer, config, seed, train=train, mirror=mirror)
+        if section.startswith("wrong"):
+            kind = section.removeprefix("wrong").removeprefix("_")
+            kinds = [known for known in KINDS if kind in ("", known)]
+            return WrongStream(found, tokenizer, config, seed, train=train, mirror=mirror, kinds=kinds)
+        captions = None if section else data.captions
         return ReportStream(found, tokenizer, config, seed, train=train, captions=captions, mirror=mirror)
     if modality == "labs":
         assert data.preparations.labs is not None

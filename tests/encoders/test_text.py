@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch.nn.functional import normalize
 
 from medcl.config.text import BertConfig, LoraConfig, PretrainedTextConfig, TokenTableConfig
-from medcl.encoders.text import TextEncoder, Tokenizer, build_text_encoder, learn_vocabulary, needed, pool
+from medcl.encoders.build_text import build_text_encoder
+from medcl.encoders.text import TextEncoder, Tokenizer, learn_vocabulary, needed, pool
 from medcl.errors import ConfigError
 
 REPORTS = [

@@ -70,6 +70,7 @@ class Case:
             patch=((4, 4, 4),) * self.views,
             turns=torch.randint(0, 4, shape, generator=draw),
             present=(torch.arange(self.views)[:, None] != 1) | (torch.arange(items) != 2),
+            words=torch.randint(0, self.width, shape, generator=draw).where(torch.arange(items) != 2, -100),
             step=3,
         )
 
@@ -113,7 +114,20 @@ class Case:
 
 
 PER_ITEM = ("record", "subject", "box", "labels", "targets")
-PER_VIEW = ("z", "teacher", "partition", "position", "affine", "image", "hidden", "turns", "body", "cells", "present")
+PER_VIEW = (
+    "z",
+    "teacher",
+    "partition",
+    "position",
+    "affine",
+    "image",
+    "hidden",
+    "turns",
+    "body",
+    "cells",
+    "present",
+    "words",
+)
 
 
 def with_items(codes: Codes, order: Tensor | slice) -> Codes:

@@ -29,13 +29,17 @@ MODALITIES = {
 CONFIG = {
     "modalities": MODALITIES,
     "joint": 8,
+    "fusion": {"layers": 1, "heads": 2},
     "stages": [
         {
             "name": "texts",
             "steps": 14,
             "batch": 6,
             "train": ["report"],
-            "terms": [{"objective": {"name": "pairwise_clip"}, "between": ["report.findings", "report.impression"]}],
+            "terms": [
+                {"objective": {"name": "pairwise_clip"}, "between": ["report.findings", "report.impression"]},
+                {"objective": {"name": "masked_words"}, "between": ["report"], "weight": 0.1},
+            ],
         },
         {
             "name": "joint",
@@ -49,6 +53,18 @@ CONFIG = {
                     "weight": 0.5,
                 },
                 {"objective": {"name": "nt_xent"}, "between": ["radiograph", "radiograph"]},
+                {"objective": {"name": "masked_words"}, "between": ["report", "radiograph", "ecg"]},
+                {"objective": {"name": "matching"}, "between": ["report", "ecg"]},
+                {"objective": {"name": "momentum_alignment", "queue": 16}, "between": ["radiograph", "report"]},
+                {"objective": {"name": "local_information"}, "between": ["report"], "weight": 0.1},
+                {
+                    "objective": {"name": "word_regions"},
+                    "between": ["radiograph", "report"],
+                    "weight": 0.1,
+                    "level": -2,
+                },
+                {"objective": {"name": "grouping"}, "between": ["radiograph", "report.sentence", "report.sentence"]},
+                {"objective": {"name": "hard_captions"}, "between": ["radiograph", "report", "report.wrong"]},
             ],
         },
     ],
@@ -92,7 +108,11 @@ def run(records: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 def test_it_trains_every_term_and_says_what_it_saw(run: RunFolder) -> None:
     rows = run.read_metrics()
     last = rows[-1]
-    assert {"loss", "gram/loss", "nt_xent/loss", "ecg/effective_rank"} <= set(last)
+    terms = [term["objective"]["name"] for term in CONFIG["stages"][1]["terms"][1:]]
+    assert {"loss", *(f"{name}/loss" for name in terms), "ecg/effective_rank"} <= set(last)
+    assert {"masked_words/hard", "matching/accuracy"} <= set(last)
+    assert {"report.findings/effective_rank", "masked_words/loss"} <= set(rows[0])
+    assert "report/effective_rank" not in rows[0]  # its words are told, but no term compares its codes
     assert all(np.isfinite(value) for value in last.values() if isinstance(value, float))
     facts = run.read_facts()
     assert facts["status"] == "finished"
@@ -103,22 +123,29 @@ def test_it_trains_every_term_and_says_what_it_saw(run: RunFolder) -> None:
 def test_another_process_reads_the_weights_and_finds_the_same_codes(run: RunFolder, tmp_path: Path) -> None:
     found = find_alignment(run.path)
     network = found.network()
+    assert network.fusion is not None
+    assert set(network.fusion.adapters) == {"radiograph", "ecg"}
     assert found.labs is not None
     assert found.labs.columns == ("crp", "ldh")
     assert network.tokenizer is not None
+    assert set(network.places) == {"radiograph", "radiograph@-2", "report"}
     program = (
         "import sys, torch\n"
         "from medcl.weights.alignment import find_alignment\n"
         "network = find_alignment(sys.argv[1]).network()\n"
         "with torch.no_grad():\n"
-        "    codes = [network('report', network.tokenizer(['Lungs are clear.'])), network('ecg', torch.ones(1, 12, 200)),\n"
+        "    tokens = network.tokenizer(['Lungs are clear.'])\n"
+        "    told = network.language(network.text.states(tokens), network.text.vectors).sum((1, 2), keepdim=True)[:, :, 0]\n"
+        "    codes = [network('report', tokens) + told, network('ecg', torch.ones(1, 12, 200)),\n"
         "             network('radiograph', torch.ones(1, 1, 32, 32)), network('labs', torch.ones(1, 4))]\n"
         "torch.save(codes, sys.argv[2])\n"
     )
     subprocess.run([sys.executable, "-c", program, str(run.path), str(tmp_path / "codes.pt")], check=True)
     with torch.no_grad():
+        tokens = network.tokenizer(["Lungs are clear."])
+        told = network.language(network.text.states(tokens), network.text.vectors).sum((1, 2), keepdim=True)[:, :, 0]
         own = [
-            network("report", network.tokenizer(["Lungs are clear."])),
+            network("report", tokens) + told,
             network("ecg", torch.ones(1, 12, 200)),
             network("radiograph", torch.ones(1, 1, 32, 32)),
             network("labs", torch.ones(1, 4)),

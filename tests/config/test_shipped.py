@@ -9,6 +9,7 @@ from medcl.config.align import AlignConfig
 from medcl.config.load import load_one_of
 from medcl.config.pipeline import PipelineConfig
 from medcl.config.pretrain import PretrainConfig
+from medcl.config.prompts import PromptBank
 from medcl.config.shipped import find_config, shipped_configs, shipped_folder
 from medcl.config.split import SplitConfig
 from medcl.config.tasks import FINETUNING
@@ -21,6 +22,7 @@ MODELS = {
     "align": ("", {"": AlignConfig}),
     "pipelines": ("", {"": PipelineConfig}),
     "splits": ("", {"": SplitConfig}),
+    "prompts": ("", {"": PromptBank}),
 }
 
 
@@ -34,7 +36,7 @@ def kind_of(path: Path) -> str:
 def test_is_valid_and_short(path: Path) -> None:
     kind = kind_of(path)
     key, models = MODELS[kind]
-    config = load_one_of(models, key, path, [] if kind == "splits" else ["data.path=scans", "out=run"])
+    config = load_one_of(models, key, path, [] if kind in ("splits", "prompts") else ["data.path=scans", "out=run"])
     assert len(path.read_text().splitlines()) < 60
     if isinstance(config, PretrainConfig):
         check_requirements(config)

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from medcl import __version__
 from medcl.evaluation.directions import EVERY, Direction, RetrievalReport
-from medcl.evaluation.methods import shown
+from medcl.evaluation.methods import MethodScores, shown
 from medcl.evaluation.modality_gap import ModalityGap
 from medcl.evaluation.triplets import TripletScores
 from medcl.reporting.page import write_html
@@ -77,6 +77,16 @@ def write_retrieval_page(target: Path, report: RetrievalReport, examples: Sequen
         examples,
         report.notes,
     )
+
+
+def methods_table(scores: MethodScores, first: str) -> PageTable:
+    """The table of ``scores``; ``first`` says what a row is. Its caption is the notes."""
+    rows = [
+        [name, *(shown(found[metric]) if metric in found else "\N{EN DASH}" for metric in scores.metrics)]
+        for name, found in scores.scores.items()
+    ]
+    caption = " ".join(["Means with 95 % intervals over subjects.", *scores.notes])
+    return PageTable(scores.title, [first, *scores.metrics.values()], rows, caption)
 
 
 def retrieval_tables(report: RetrievalReport) -> list[PageTable]:

@@ -20,7 +20,6 @@ from medcl.errors import ConfigError
 from medcl.evaluation.joint_codes import JointCodes
 from medcl.inference.predictor import torch_device
 from medcl.records.manifest import Manifest
-from medcl.records.record import Record
 from medcl.weights.alignment import AlignmentCard, AlignmentFile, find_alignment
 from medcl.workflow.alignment_data import AlignmentData, Preparations, open_alignment, stream_of
 from medcl.workflow.prepare import progress_bar
@@ -77,6 +76,15 @@ class JointSpace:
             config = AlignConfig.model_construct(data=data, modalities=self.card.modalities, min_present=least)
             known = Preparations(dict(self.card.recipes), self.file.labs)
             yield open_alignment(config, data.store or Path(folder), known)
+
+    @contextmanager
+    def opened_few(self, manifest: Manifest) -> Iterator[AlignmentData]:
+        """All records of ``manifest``, prepared for as long as they are needed."""
+        with tempfile.TemporaryDirectory(prefix="medcl-") as folder:
+            path = Path(folder) / "records.jsonl"
+            manifest.write(path)
+            with self.opened(DataConfig(path=path), "all") as data:
+                yield data
 
     @torch.no_grad()
     def codes(
@@ -164,13 +172,6 @@ def embed(config: EmbedConfig) -> JointCodes:
         codes = space.codes(data, ids_of(data, config.part))
     codes.write(config.out)
     return codes
-
-
-def single(record: Record, folder: Path) -> DataConfig:
-    """A data set of ``record`` alone, whose manifest is written into ``folder``."""
-    path = folder / "query.jsonl"
-    Manifest((record,)).write(path)
-    return DataConfig(path=path)
 
 
 def _says_yes(value: object) -> bool:

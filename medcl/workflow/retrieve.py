@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from medcl.config.alignment_use import RetrieveConfig
 from medcl.errors import ConfigError
 from medcl.evaluation.directions import RetrievalReport, directions_of, gaps_of
@@ -61,15 +63,19 @@ def retrieve(config: RetrieveConfig) -> RetrievalReport:
 
 
 def codes_of(config: RetrieveConfig, space: JointSpace, data: AlignmentData, ids: Sequence[str]) -> JointCodes:
-    """The codes that ``config`` names, or those made now. Raises ConfigError where they are of other weights."""
+    """The codes of the records ``ids``, from the file that ``config`` names or made now."""
     if config.codes is None:
         return space.codes(data, ids)
-    codes = JointCodes.read(config.codes)
+    subjects = [record.subject for record in data.records(ids)]
+    return read_codes(config.codes, space).select(ids).with_subjects(subjects)
+
+
+def read_codes(path: Path, space: JointSpace) -> JointCodes:
+    """The codes of ``path``. Raises ConfigError where they are of other weights."""
+    codes = JointCodes.read(path)
     if codes.weights != space.card.sha256:
-        raise ConfigError(
-            f"codes: {config.codes} was made by other weights than {config.weights}; run medcl embed again"
-        )
-    return codes.select(ids).with_subjects([record.subject for record in data.records(ids)])
+        raise ConfigError(f"codes: {path} was made by other weights than {space.file.folder}; run medcl embed again")
+    return codes
 
 
 def trained_similarity(space: JointSpace) -> Similarity | None:

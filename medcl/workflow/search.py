@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -12,15 +11,19 @@ from torch import Tensor
 
 from medcl.config.alignment_use import RetrieveConfig
 from medcl.errors import ConfigError
+from medcl.evaluation.joint_codes import JointCodes
 from medcl.evaluation.neighbours import nearest
 from medcl.files import write_json
 from medcl.records.dicom_tree import is_dicom
+from medcl.records.layouts import open_data
+from medcl.records.manifest import Manifest
 from medcl.records.names import is_image, is_volume
 from medcl.records.record import Record
 from medcl.reporting.alignment_page import Example, Exhibit, write_alignment_page
+from medcl.workflow.alignment_data import AlignmentData
 from medcl.workflow.examples import exhibit
-from medcl.workflow.joint_space import JointSpace, ids_of, single
-from medcl.workflow.retrieve import codes_of
+from medcl.workflow.joint_space import JointSpace, ids_of
+from medcl.workflow.retrieve import read_codes
 
 _ECG, _TEXT, _LABS = (".hea",), (".txt",), (".json",)
 
@@ -55,38 +58,42 @@ def search(config: RetrieveConfig) -> SearchResult:
     record = _record(config.query, space)
     asked = next((name for name in space.modalities if getattr(record, name)), "report") if record else "report"
     gallery = _gallery(config, space, asked)
-    with space.opened(config.data, config.part) as data:
-        codes = codes_of(config, space, data, ids_of(data, config.part))
-        held = codes.present[gallery].nonzero().flatten()
-        if not len(held):
-            raise ConfigError(f"galleries: no record of part {config.part} has a {gallery}")
-        ids = [codes.ids[row] for row in held.tolist()]
-        query, shown = _query(config.query, record, asked, space)
-        found = nearest(query, codes.codes[gallery][held], config.top)
-        pairs = list(zip(found.index[0].tolist(), found.cosine[0].tolist(), strict=True))
-        known = space.seen(data, [ids[row] for row, _ in pairs])
-        hits = tuple(Hit(ids[row], cosine, seen) for (row, cosine), seen in zip(pairs, known, strict=True))
+    codes, manifest = _codes(config, space)
+    held = codes.present[gallery].nonzero().flatten()
+    if not len(held):
+        raise ConfigError(f"galleries: no record of part {config.part} has a {gallery}")
+    query, shown = _query(config.query, record, asked, space)
+    found = nearest(query, codes.codes[gallery][held], config.top)
+    ids = [codes.ids[int(held[row])] for row in found.index[0].tolist()]
+    with space.opened_few(manifest.select(ids)) as data:
+        seen = space.seen(data, ids)
+        hits = tuple(Hit(*row) for row in zip(ids, found.cosine[0].tolist(), seen, strict=True))
         result = SearchResult(asked, gallery, len(held), hits)
         if config.out is not None:
-            write_json(config.out, {"format": "medcl search 1", **vars(result), "hits": [vars(hit) for hit in hits]})
-            exhibits = [
-                exhibit(
-                    data.manifest.by_id(hit.record),
-                    data,
-                    remarks=[
-                        f"{rank}. cosine {hit.cosine:.3f}",
-                        *(["seen in pretraining"] if hit.seen_in_pretraining else []),
-                    ],
-                )
-                for rank, hit in enumerate(hits, 1)
-            ]
-            write_alignment_page(
-                config.out.with_suffix(".html"),
-                f"The {len(hits)} of {len(held)} records nearest to the query",
-                "retrieve",
-                examples=[Example(f"{asked} \N{RIGHTWARDS ARROW} {gallery}", shown, exhibits)],
-            )
+            _write(config.out, result, shown, data)
     return result
+
+
+def _codes(config: RetrieveConfig, space: JointSpace) -> tuple[JointCodes, Manifest]:
+    """Codes of what is searched, and its records; those of a file are all searched, and nothing else is prepared."""
+    if config.codes is not None:
+        return read_codes(config.codes, space), open_data(config.data.path, config.data.labels)
+    with space.opened(config.data, config.part) as data:
+        return space.codes(data, ids_of(data, config.part)), data.manifest
+
+
+def _write(out: Path, result: SearchResult, query: Exhibit, data: AlignmentData) -> None:
+    write_json(out, {"format": "medcl search 1", **asdict(result)})
+    exhibits = []
+    for rank, hit in enumerate(result.hits, 1):
+        remarks = [f"{rank}. cosine {hit.cosine:.3f}", *(["seen in pretraining"] if hit.seen_in_pretraining else [])]
+        exhibits.append(exhibit(data.manifest.by_id(hit.record), data, remarks=remarks))
+    write_alignment_page(
+        out.with_suffix(".html"),
+        f"The {len(result.hits)} of {result.size} records nearest to the query",
+        "retrieve",
+        examples=[Example(f"{result.asked} \N{RIGHTWARDS ARROW} {result.gallery}", query, exhibits)],
+    )
 
 
 def _record(query: str, space: JointSpace) -> Record | None:
@@ -103,7 +110,7 @@ def _record(query: str, space: JointSpace) -> Record | None:
         there = False
     if modality is None and there and is_dicom(path):
         modality = "radiograph"
-    if modality is None or " " in query and not there:
+    if modality is None or (" " in query and not there):
         return None
     if not there:
         raise ConfigError(f"query: {query}: no such file; a text must not end like a file name")
@@ -138,10 +145,7 @@ def _query(text: str, record: Record | None, asked: str, space: JointSpace) -> t
     """The code (1, D) of the query, and how a page shows it."""
     if record is None:
         return space.texts([text]), Exhibit("the query", text=text)
-    with (
-        tempfile.TemporaryDirectory(prefix="medcl-") as folder,
-        space.opened(single(record, Path(folder)), "all") as data,
-    ):
+    with space.opened_few(Manifest((record,))) as data:
         codes = space.codes(data, [record.id], modalities=[asked], title="query")
         if not bool(codes.present[asked][0]):
             raise ConfigError(f"query: {text}: holds no {asked} that could be read")

@@ -17,6 +17,7 @@ from medcl.cli.main import app
 from medcl.config.align import AlignConfig
 from medcl.config.alignment_use import EmbedConfig, RetrieveConfig, ZeroshotConfig
 from medcl.config.load import load_config, validate
+from medcl.config.probe import ProbeConfig
 from medcl.config.prompts import PromptBank
 from medcl.errors import ConfigError, DataError, MedclError, WeightsError
 from medcl.evaluation.joint_codes import JointCodes
@@ -26,6 +27,7 @@ from medcl.records.record import Record
 from medcl.runs import RunFolder
 from medcl.workflow.align import align
 from medcl.workflow.joint_space import JointSpace, embed
+from medcl.workflow.probes import probe
 from medcl.workflow.retrieve import retrieve
 from medcl.workflow.search import search
 from medcl.workflow.zeroshot import zeroshot
@@ -154,7 +156,7 @@ class TestRetrieve:
         now = retrieve(_config(RetrieveConfig, table, run, *both))
         assert now.directions[0].similarity == "pairwise"
         stored = retrieve(_config(RetrieveConfig, table, run, *both, f"codes={codes}"))
-        assert stored.directions == now.directions
+        assert stored.as_dict() == now.as_dict()
         volume = retrieve(_config(RetrieveConfig, table, run, *both, f"codes={codes}", "similarity=volume"))
         assert volume.directions[0].similarity == "volume"
 
@@ -185,10 +187,8 @@ class TestRetrieve:
 
 
 class TestSearch:
-    @pytest.mark.parametrize("side", SIDES)
-    def test_a_text_finds_pictures_and_a_picture_finds_reports(
-        self, side: str, table: Path, run: Path, tmp_path: Path
-    ) -> None:
+    def test_a_text_finds_pictures_and_a_picture_finds_reports(self, table: Path, run: Path, tmp_path: Path) -> None:
+        side = "right"
         sides = {record.id: record.attributes["side"] for record in Manifest.read(table).records}
         codes, out = tmp_path / "codes.safetensors", tmp_path / "hits.json"
         embed(_config(EmbedConfig, table, run, f"out={codes}"))
@@ -215,7 +215,7 @@ class TestZeroshot:
         assert set(scores) == {"radiograph", "labs"}
         found = scores["radiograph"]
         assert found.scores["left"]["auroc"].mean > 0.9
-        assert found.scores["left"]["accuracy"].mean > 0.8
+        assert found.scores["left"]["f1"].mean > 0.5
         assert np.isnan(found.scores["never"]["auroc"].mean)
         assert found.scores["macro mean"]["auroc"].mean == found.scores["left"]["auroc"].mean
         notes = " ".join(found.notes)
@@ -262,12 +262,12 @@ class TestCommands:
         prompts.write_text(PROMPTS)
         lines = [
             ["embed", table, "--out", tmp_path / "c.npz", "part=test"],
-            ["retrieve", table, "--from", "report,labs", "--to", "radiograph", "--out", tmp_path / "r.json"],
+            ["retrieve", table, "--from", "report", "--to", "labs", "part=validation", f"out={tmp_path / 'r.json'}"],
             ["retrieve", table, "--query", "It's: {left}", "--top", 3, "--out", tmp_path / "s.json"],
             ["zeroshot", table, "--prompts", prompts, "--out", tmp_path / "z.json"],
         ]
         for line in lines:
-            done = _medcl(*line, "--weights", run)
+            done = _medcl(*line, f"data.store={run / 'prepared'}", "--weights", run)
             assert done.exit_code == 0, done.output
             assert "written" in done.output
         assert len(json.loads((tmp_path / "s.json").read_text())["hits"]) == 3
@@ -318,3 +318,17 @@ def test_scores_are_read_as_they_were_written(table: Path, run: Path, tmp_path: 
     scores = zeroshot(_config(ZeroshotConfig, table, run, f"prompts={path}", "modalities=[labs]"))["labs"]
     scores.write(tmp_path / "scores.json")
     assert MethodScores.read(tmp_path / "scores.json").lines() == scores.lines()
+
+
+def test_probes_of_an_alignment_beside_random_encoders(table: Path, run: Path, tmp_path: Path) -> None:
+    chosen = ["targets=[side]", "layers=[radiograph.pooled,radiograph.code]", f"out={tmp_path / 'probes.json'}"]
+    found = probe(_config(ProbeConfig, table, run, *chosen))
+    assert set(found) == {"side radiograph.pooled", "side radiograph.code"}
+    scores = found["side radiograph.code"]
+    assert list(scores.scores) == ["radiograph.code", "random radiograph.code"]
+    assert scores.scores["radiograph.code"]["accuracy"].mean > 0.9
+    assert scores.differences["random radiograph.code"]["accuracy"].cases == len(scores.records)
+    assert set(json.loads((tmp_path / "probes.json").read_text())) == set(found)
+    assert "ecg.code: no such layer; this alignment has radiograph.pooled" in _problem(
+        ProbeConfig, probe, table, run, "targets=[side]", "layers=[ecg.code]"
+    )

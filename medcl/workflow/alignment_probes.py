@@ -68,6 +68,9 @@ def probe_alignment(config: ProbeConfig) -> dict[str, MethodScores]:
                     check_targets([target], f"targets, of records with {name}", data.manifest, parts)
                     scores = told(target, codes, data.manifest, parts, f"{layer} of {config.weights}")
                     if scores is not None:
+                        count = sum(space.seen(data, scores.records))
+                        note = f"Seen in pretraining (seen_in_pretraining): {count} of {len(scores.records)} test records."
+                        scores = replace(scores, notes=[*scores.notes, note])
                         result[f"{target} {layer}"] = scores
     if config.out is not None:
         write_json(config.out, {name: scores.as_dict() for name, scores in result.items()})

@@ -69,7 +69,9 @@ def probe_alignment(config: ProbeConfig) -> dict[str, MethodScores]:
                     scores = told(target, codes, data.manifest, parts, f"{layer} of {config.weights}")
                     if scores is not None:
                         count = sum(space.seen(data, scores.records))
-                        note = f"Seen in pretraining (seen_in_pretraining): {count} of {len(scores.records)} test records."
+                        note = (
+                            f"Seen in pretraining (seen_in_pretraining): {count} of {len(scores.records)} test records."
+                        )
                         scores = replace(scores, notes=[*scores.notes, note])
                         result[f"{target} {layer}"] = scores
     if config.out is not None:

@@ -177,13 +177,14 @@ class TestRetrieve:
             rows.append([record.id, f"Bright {side} side.", f"The {other} side is bright.", "side"])
         with path.open("w", newline="") as stream:
             csv.writer(stream).writerows([["record", "paraphrase", "wrong", "kind"], *rows])
-        report = retrieve(_config(RetrieveConfig, table, run, f"triplets={path}"))
+        chosen = [f"triplets={path}", "queries=[labs]", "galleries=[report]"]
+        report = retrieve(_config(RetrieveConfig, table, run, *chosen))
         assert report.triplets is not None
         assert report.triplets.image_to_text.mean > 0.8
         assert set(report.triplets.image_to_text_by_kind) == {"side"}
         path.write_text("record,paraphrase,wrong\nr00,,no\n")
         with pytest.raises(DataError, match=r"triplets.csv:2: has no paraphrase"):
-            retrieve(_config(RetrieveConfig, table, run, f"triplets={path}"))
+            retrieve(_config(RetrieveConfig, table, run, *chosen))
 
 
 class TestSearch:
@@ -204,6 +205,19 @@ class TestSearch:
         alike = search(_config(RetrieveConfig, table, run, f"query={picture}", "part=all", "galleries=[radiograph]"))
         assert alike.hits[0].record == f"r0{SIDES.index(side)}"
         assert alike.hits[0].cosine == pytest.approx(1, abs=1e-5)
+
+    def test_files_of_texts_and_of_laboratory_values(self, table: Path, run: Path, tmp_path: Path) -> None:
+        codes, text, values = tmp_path / "codes.npz", tmp_path / "a.txt", tmp_path / "labs.json"
+        embed(_config(EmbedConfig, table, run, f"out={codes}"))
+        text.write_text("The left side is bright.")
+        values.write_text('{"crp": 0.0}')
+        for path, asked, gallery in ((text, "report", "radiograph"), (values, "labs", "report")):
+            found = search(_config(RetrieveConfig, table, run, f"query={path}", f"codes={codes}", "top=3"))
+            assert (found.asked, found.gallery) == (asked, gallery)
+            assert len(found.hits) == 3
+        values.write_text("[3]")
+        line = _problem(RetrieveConfig, search, table, run, f"query={values}", f"codes={codes}")
+        assert "labs.json: not laboratory values" in line
 
 
 class TestZeroshot:

@@ -9,18 +9,18 @@ from torch import Tensor
 
 from medcl.config.alignment_use import Scoring, ZeroshotConfig
 from medcl.config.prompts import PromptBank, read_prompts
-from medcl.errors import ConfigError, DataError
+from medcl.errors import ConfigError
 from medcl.evaluation.classification import score_classes
 from medcl.evaluation.joint_codes import JointCodes
 from medcl.evaluation.methods import MethodScores
 from medcl.evaluation.statistics import Interval, bootstrap_mean
 from medcl.evaluation.zero_shot import choose_thresholds, prompt_scores, score_all_findings, standardised
 from medcl.files import write_json
-from medcl.records.record import Record
 from medcl.reporting.alignment_page import methods_table, write_alignment_page
 from medcl.types import Array
 from medcl.workflow.alignment_data import AlignmentData, has
 from medcl.workflow.joint_space import JointSpace, ids_of
+from medcl.workflow.prompt_targets import check_prompt_targets, truth_of, value_of
 
 _FINDINGS = {"auroc": "AUROC", "auprc": "AUPRC", "f1": "F1", "accuracy": "accuracy"}
 _CLASSES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auroc": "AUROC"}
@@ -41,7 +41,7 @@ def zeroshot(config: ZeroshotConfig) -> dict[str, MethodScores]:
     teller = _Teller(space, bank, scoring, config.standardise)
     with space.opened(config.data, config.part) as data:
         ids = ids_of(data, config.part)
-        _check_targets(bank, data.records(ids), config)
+        check_prompt_targets(bank, data.records(ids), config)
         codes = space.codes(data, ids, modalities=names)
         seen = dict(zip(ids, space.seen(data, ids), strict=True))
         every = space.codes(data, data.split.validation, modalities=names) if bank.kind == "findings" else None
@@ -97,7 +97,7 @@ def _findings(
     patterns: dict[str, str],
 ) -> MethodScores | None:
     """AUROC and AUPRC of every class, and accuracy and F1 at thresholds of the validation records; None without any known truth."""
-    truth = _truth(teller.bank, data.records(codes.ids))
+    truth = truth_of(teller.bank, data.records(codes.ids))
     if np.isnan(truth).all():
         return None
     scores, notes = teller.scores(codes.codes[name]), []
@@ -105,7 +105,7 @@ def _findings(
     if validation is not None and bool(validation.present[name].any()) and config.part != "validation":
         kept = validation.present[name].nonzero().flatten()
         records = data.records([validation.ids[row] for row in kept.tolist()])
-        thresholds = choose_thresholds(teller.scores(validation.codes[name][kept]), _truth(teller.bank, records))
+        thresholds = choose_thresholds(teller.scores(validation.codes[name][kept]), truth_of(teller.bank, records))
         notes.append(f"F1 and accuracy at thresholds of the best F1 on {len(records)} validation records.")
     else:
         notes.append("No F1 and accuracy: there are no validation records to choose thresholds on (data.validation).")
@@ -149,7 +149,7 @@ def _one_of(
     numbers = {
         value: place for place, (label, entry) in enumerate(bank.classes.items()) for value in entry.values or (label,)
     }
-    said = [str(_value(record, bank.target or "")) for record in data.records(codes.ids)]
+    said = [str(value_of(record, bank.target or "")) for record in data.records(codes.ids)]
     kept = [row for row, value in enumerate(said) if value in numbers]
     if not kept:
         return None
@@ -205,42 +205,6 @@ def _with_notes(scores: MethodScores, teller: _Teller, seen: int) -> MethodScore
         + ("; these numbers are no estimate for new records." if seen else ".")
     )
     return MethodScores(**{**vars(scores), "notes": notes})
-
-
-def _truth(bank: PromptBank, records: Sequence[Record]) -> Array:
-    """``(N, C)``: 1 present, 0 absent, NaN unknown or uncertain (-1). DataError for anything else."""
-    rows, problems = [], []
-    for record in records:
-        row = []
-        for label, entry in bank.classes.items():
-            value = _value(record, entry.target or label)
-            try:
-                number = float("nan") if value in (None, "") else float(str(value))
-            except ValueError:
-                number = 2.0
-            if not np.isnan(number) and number not in (1.0, 0.0, -1.0):
-                problems.append(
-                    f"record {record.id}: target {entry.target or label} is {value!r}; a finding is 1, 0 or -1"
-                )
-            row.append(float("nan") if number == -1 else number)
-        rows.append(row)
-    if problems:
-        raise DataError(problems)
-    return np.array(rows)
-
-
-def _check_targets(bank: PromptBank, records: Sequence[Record], config: ZeroshotConfig) -> None:
-    names = [bank.target] if bank.kind == "one_of" else [entry.target or label for label, entry in bank.classes.items()]
-    if not any(_value(record, str(name)) is not None for record in records for name in names):
-        there = sorted({*(name for record in records for name in (*record.targets, *record.attributes))})
-        raise ConfigError(
-            f"prompts: no record of part {config.part} has a target {', '.join(map(str, names))}; "
-            f"there are {', '.join(there) or 'none'}; set target in {config.prompts}"
-        )
-
-
-def _value(record: Record, name: str) -> float | str | None:
-    return record.targets.get(name, record.attributes.get(name))
 
 
 def _patterns(data: AlignmentData, ids: Sequence[str], space: JointSpace) -> dict[str, str]:

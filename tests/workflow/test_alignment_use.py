@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from medcl.runs import RunFolder
 from medcl.workflow.align import align
 from medcl.workflow.joint_space import JointSpace, embed
 from medcl.workflow.probes import probe
-from medcl.workflow.retrieve import retrieve
+from medcl.workflow.retrieve import retrieve, similarity_for, trained_similarity
 from medcl.workflow.search import search
 from medcl.workflow.zeroshot import zeroshot
 
@@ -123,6 +124,25 @@ class TestEmbed:
             assert len(data.split.test) == 16
             assert not any(space.seen(data, data.split.test))
             assert set(data.split.train) == set(space.card.records)
+            assert all(space.seen(data, data.split.train))
+            marked = replace(data.manifest, provenance={"seen_in_pretraining": "true"})
+            assert all(space.seen(replace(data, manifest=marked), data.split.test))
+            first = replace(data.manifest.records[0], attributes={"seen_in_pretraining": "1"})
+            marked = replace(data.manifest, records=(first, *data.manifest.records[1:]))
+            assert space.seen(replace(data, manifest=marked), [first.id]) == [True]
+
+    def test_similarities_follow_from_the_terms_of_the_last_stage(self, table: Path, run: Path) -> None:
+        space = JointSpace.of(_config(RetrieveConfig, table, run))
+        assert trained_similarity(space) is None
+        for name, expected in (("symile", "product"), ("gram", "volume"), ("pairwise_clip", None)):
+            training = {"stages": [{"terms": []}, {"terms": [{"objective": {"name": name}}]}]}
+            card = space.card.model_copy(update={"training": training})
+            assert trained_similarity(replace(space, file=replace(space.file, card=card))) == expected
+        one, two = ("ecg",), ("ecg", "labs")
+        assert [similarity_for(None, None, each) for each in (one, two)] == ["cosine", "pairwise"]
+        assert [similarity_for(None, "volume", each) for each in (one, two)] == ["cosine", "volume"]
+        assert [similarity_for(None, "product", each) for each in (one, two)] == ["product", "product"]
+        assert similarity_for("pairwise", "product", two) == "pairwise"
 
 
 class TestRetrieve:

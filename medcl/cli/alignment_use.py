@@ -31,9 +31,8 @@ def settled(
     values: dict[str, Any] = {"data": data, "weights": weights, **options}
     if missing := [name for name in ("data", "weights", *needed) if values[name] is None]:
         told = ", ".join(name if name == "data" else f"--{name}" for name in missing)
-        raise ConfigError(
-            f"name {told}; the last line of medcl {model.__name__.removesuffix('Config').lower()} --help is an example"
-        )
+        command = model.__name__.removesuffix("Config").lower()
+        raise ConfigError(f"name {told}; see medcl {command} --help for an example")
     given = [f"data.path={data}", f"weights={weights}"]
     given += [f"{name}={_written(value)}" for name, value in options.items() if value is not None]
     config = load_config(model, overrides=[*given, *(overrides or [])])

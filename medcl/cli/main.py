@@ -27,6 +27,7 @@ COMMANDS = {
     "embed": "Codes of records in the joint space of an alignment.",
     "retrieve": "Search and score one modality by another.",
     "zeroshot": "Tell classes by prompts alone, and score that.",
+    "ground": "Where in a radiograph a phrase is, against boxes.",
     "probe": "What every layer of a network knows, by linear probes.",
     "predict": "Segment new NIfTI or DICOM scans.",
     "evaluate": "Score masks against the truth.",

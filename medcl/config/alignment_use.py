@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from medcl.config.data import DataConfig
 from medcl.config.strict import Strict
@@ -83,3 +83,10 @@ class ZeroshotConfig(AlignmentUseConfig):
     standardise: bool = Field(
         False, description="scores of every class to mean 0 and variance 1 over the scored records themselves"
     )
+
+
+class GroundConfig(AlignmentUseConfig):
+    """`medcl ground`: where in a radiograph a phrase is, against boxes of experts."""
+
+    part: Part = Field("all", description="which records: test, validation, train, or all")
+    sigma: NonNegativeFloat = Field(1.5, description="cells of the encoder's map over which similarities are smoothed")

@@ -85,7 +85,8 @@ class JointCodes:
         }
         with atomic_path(path) as part:
             if path.suffix == ".npz":
-                np.savez(part, **{_FACTS: np.array(json.dumps(facts))}, **{k: v.numpy() for k, v in arrays.items()})
+                plain: dict[str, Any] = {name: array.numpy() for name, array in arrays.items()}
+                np.savez(part, **{**plain, _FACTS: np.array(json.dumps(facts))})
             else:
                 save_file(arrays, part, metadata={_FACTS: json.dumps(facts)})
 

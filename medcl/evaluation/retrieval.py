@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,16 +67,14 @@ class Retrieved:
 
     def of(self, rows: Array) -> Retrieved:
         """What the queries ``rows``, indices or a mask, found in the same gallery."""
-        arrays = {
-            part.name: getattr(self, part.name)[rows]
-            for part in fields(self)
-            if isinstance(getattr(self, part.name), np.ndarray)
-        }
-        by_depth = {
-            name: {depth: values[rows] for depth, values in getattr(self, name).items()}
-            for name in ("recall", "precision", "ndcg")
-        }
-        return replace(self, **arrays, **by_depth)
+        chosen: dict[str, Any] = {}
+        for part in fields(self):
+            value = getattr(self, part.name)
+            if isinstance(value, Mapping):
+                chosen[part.name] = {depth: values[rows] for depth, values in value.items()}
+            elif isinstance(value, np.ndarray):
+                chosen[part.name] = value[rows]
+        return replace(self, **chosen)
 
     def chance(self, depth: int) -> Array:
         """The chance ``(Q,)`` that a random order has a relevant item among the first ``depth``: 1 - C(N - n, k) / C(N, k)."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from medcl.errors import ConfigError
 from medcl.preparation.recipe import MinMaxIntensity, Recipe
 from medcl.records.manifest import Manifest
 from medcl.records.record import Record
+from medcl.reporting.thumbnails import image_thumbnail
 from medcl.weights.alignment import AlignmentCard, save_alignment
 from medcl.workflow.ground import ground, phrase_scores, phrases_of
 from medcl.workflow.joint_space import JointSpace
@@ -91,11 +95,19 @@ def test_the_bright_place_lies_in_its_boxes_and_not_in_the_other_s(weights: Path
     space = replace(JointSpace.of(config), network=_Brightness())
     code = torch.tensor([[1.0, 0.0]])
     with space.opened(DataConfig(path=table), "all") as data:
+        shown = image_thumbnail(data.images["radiograph"].open("a0").data, "a")
         phrases = phrases_of(data.manifest.records)
         assert [(phrase.record, len(phrase.boxes)) for phrase in phrases] == [("a0", 2), ("b0", 2)]
         found = phrase_scores(space, data, phrases, code.expand(2, 2), sigma=0.0)
         swapped = [replace(one, boxes=other.boxes) for one, other in zip(phrases, phrases[::-1], strict=True)]
         wrong = phrase_scores(space, data, swapped, code.expand(2, 2), sigma=0.0)
+    code_of_picture = re.search('base64,([^"]+)', str(shown))
+    assert code_of_picture is not None
+    with Image.open(io.BytesIO(base64.b64decode(code_of_picture[1]))) as picture:
+        rows, columns = np.nonzero(np.asarray(picture) > 200)
+    # pixels halved: the picture is as it was drawn, not mirrored
+    assert rows.mean() == pytest.approx(13.5, abs=1)
+    assert columns.mean() == pytest.approx(35.5, abs=1)
     for right, other in zip(found, wrong, strict=True):
         assert right.cnr_signed > 2
         assert right.miou > 0.5

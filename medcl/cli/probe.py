@@ -29,7 +29,8 @@ def command(
 ) -> None:
     """What every layer of a network knows: a linear probe of each, beside those of a random network.
 
-    Probes are fitted on the training records and scored on the held-out ones (data.test), with intervals over subjects.
+    Probes are fitted on the training records and scored on the held-out ones (data.test), with intervals over subjects. Of an alignment
+    the layers are the pooled features and the joint code of every modality, and records are split as in its run.
 
     Example: medcl probe cohort.jsonl --weights runs/pre --targets age,sex data.test=0.25
     """
@@ -68,7 +69,14 @@ def _table(scores: MethodScores) -> Table:
 
     from medcl.evaluation.methods import shown
 
-    table = Table(title=scores.title, caption=" ".join(scores.notes), title_justify="left", caption_justify="left")
+    random = f"random {next(iter(scores.scores))}"
+    better = [
+        f"{scores.metrics[name]} less that of the random network: {shown(value)}, p = {value.p:.2g}."
+        for name, value in scores.differences.get(random, {}).items()
+    ]
+    table = Table(
+        title=scores.title, caption=" ".join([*scores.notes, *better]), title_justify="left", caption_justify="left"
+    )
     table.add_column("layer", overflow="fold")
     for title in scores.metrics.values():
         table.add_column(title, justify="right")

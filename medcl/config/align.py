@@ -334,7 +334,7 @@ class AlignConfig(Strict):
             if unknown := [name for name in stage.train or () if name not in names]:
                 raise ValueError(f"stage '{stage.name}' trains {', '.join(unknown)}; there are {', '.join(names)}")
         if any(term.sentences for stage in self.stages for term in stage.terms):
-            told = self.modalities.report is not None and getattr(self.modalities.report.encoder, "sentences", 0)
+            told = self.modalities.report is not None and getattr(self.modalities.report.encoder, "sentences", False)
             if not told:
                 raise ValueError(
                     "sentences: the text encoder tells no sentences apart; set modalities.report.encoder={name: bert, sentences: 50}"

@@ -230,11 +230,18 @@ def _field_names(model: type[BaseModel], location: Location) -> list[str]:
         found: list[type[BaseModel]] = []
         for candidate in current:
             if part in candidate.model_fields:
-                found.extend(models_in(candidate.model_fields[part]))
+                field = candidate.model_fields[part]
+                found.extend(models_in(field) or _models_by_key(field))
             elif candidate.model_fields.get("name") is not None and candidate.model_fields["name"].default == part:
                 found.append(candidate)
         current = found or current
     return sorted({name for candidate in current for name in candidate.model_fields})
+
+
+def _models_by_key(field: FieldInfo) -> list[type[BaseModel]]:
+    """The configuration models that are the values of a mapping of the user's own keys."""
+    kinds = get_args(field.annotation) if get_origin(field.annotation) is dict else ()
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
 
 
 def models_in(field: FieldInfo) -> list[type[BaseModel]]:

@@ -16,14 +16,16 @@ class ProbeConfig(Strict):
 
     version: Literal[1] = 1
     data: DataConfig
-    weights: Path = Field(description="pretraining run, fine-tuning run or weights")
+    weights: Path = Field(description="run of pretraining, fine-tuning or alignment, or weights")
     targets: tuple[str, ...] = Field(
         min_length=1,
         description="targets or attributes of the records: more than ten distinct numbers are told by ridge regression, anything "
         "else as classes",
     )
     layers: tuple[str, ...] | None = Field(
-        None, min_length=1, description="such as [encoder.1, pooled, decoder.0]; null: every layer"
+        None,
+        min_length=1,
+        description="such as [encoder.1, pooled, decoder.0], of an alignment [radiograph.pooled, radiograph.code]; null: every layer",
     )
     baseline: bool = Field(True, description="the same layers of a randomly initialised network as well")
     out: Path | None = Field(None, description="JSON file to write")

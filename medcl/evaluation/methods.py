@@ -37,10 +37,7 @@ class MethodScores:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; NaN is None."""
-        plain: dict[str, Any] = json.loads(
-            json.dumps({"format": _FORMAT, **asdict(self)}), parse_constant=lambda _: None
-        )
-        return plain
+        return without_nan({"format": _FORMAT, **asdict(self)})
 
     @classmethod
     def read(cls, path: Path) -> MethodScores:
@@ -67,6 +64,12 @@ class MethodScores:
             f"{method}: " + ", ".join(f"{self.metrics[name]} {shown(value)}" for name, value in found.items())
             for method, found in self.scores.items()
         ]
+
+
+def without_nan(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` as JSON has them: what is no finite number is None."""
+    plain: dict[str, Any] = json.loads(json.dumps(values), parse_constant=lambda _: None)
+    return plain
 
 
 def shown(value: Interval) -> str:

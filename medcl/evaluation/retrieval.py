@@ -6,8 +6,9 @@ Equal similarities are ordered by index in the gallery, and counted. The nearest
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ class RetrievalScores:
     relevant item, and its ``mean_rank`` and ``median_rank``.   ``mean_average_precision``: over all relevant items.
     ``queries``: how many count; ``without_relevant``: left out of every mean, since nothing in the gallery belongs to them.
     ``ties``: queries for which an irrelevant item is exactly as similar as the first relevant one.
+    ``chance[k]``: what ``recall[k]`` would be in the mean over all orders of the gallery.
     """
 
     recall: Mapping[int, Interval]
@@ -44,13 +46,14 @@ class RetrievalScores:
     queries: int
     without_relevant: int
     ties: int
+    chance: Mapping[int, float]
 
 
 @dataclass(frozen=True)
 class Retrieved:
     """What every query found in a ``gallery`` of that size: arrays ``(Q,)``, NaN for a query without a relevant item.
 
-    ``rank``: of the first relevant item, from 1.   ``ties``: irrelevant items exactly as similar as that one.
+    ``rank``: of the first relevant item, from 1.   ``ties``: irrelevant items exactly as similar as that one.   ``relevant``: how many are.
     """
 
     recall: Mapping[int, Array]
@@ -59,7 +62,25 @@ class Retrieved:
     rank: Array
     average_precision: Array
     ties: Array
+    relevant: Array
     gallery: int
+
+    def of(self, rows: Array) -> Retrieved:
+        """What the queries ``rows``, indices or a mask, found in the same gallery."""
+        chosen: dict[str, Any] = {}
+        for part in fields(self):
+            value = getattr(self, part.name)
+            if isinstance(value, Mapping):
+                chosen[part.name] = {depth: values[rows] for depth, values in value.items()}
+            elif isinstance(value, np.ndarray):
+                chosen[part.name] = value[rows]
+        return replace(self, **chosen)
+
+    def chance(self, depth: int) -> Array:
+        """The chance ``(Q,)`` that a random order has a relevant item among the first ``depth``: 1 - C(N - n, k) / C(N, k)."""
+        step = np.arange(min(depth, self.gallery))
+        missed = np.clip(self.gallery - self.relevant[:, None] - step, 0, None) / (self.gallery - step)
+        return np.asarray(1 - missed.prod(1))
 
     def scores(
         self, subjects: Sequence[object] | None = None, *, resamples: int = 2000, seed: int = 0
@@ -82,6 +103,10 @@ class Retrieved:
             queries=int(counted.sum()),
             without_relevant=int((~counted).sum()),
             ties=int((self.ties[counted] > 0).sum()),
+            chance={
+                depth: float(self.chance(depth)[counted].mean()) if counted.any() else float("nan")
+                for depth in self.recall
+            },
         )
 
 
@@ -103,18 +128,37 @@ def retrieve(
     """
     if query.data_ptr() == gallery.data_ptr():
         raise ValueError("the gallery is the queries themselves; give the embeddings of the other modality")
-    asked, held = (np.asarray(group) for group in (query_group, gallery_group))
-    if len(asked) != len(query) or len(held) != len(gallery) or asked.shape[1:] != held.shape[1:]:
+    asked, held = np.asarray(query_group), np.asarray(gallery_group)
+    if len(asked) != len(query) or len(held) != len(gallery):
         raise ValueError(
             f"groups {asked.shape} and {held.shape} do not fit {len(query)} queries and a gallery of {len(gallery)}"
         )
-    _, number = np.unique(np.concatenate([asked, held]), axis=0, return_inverse=True)
-    own, other = torch.from_numpy(number.reshape(-1)).to(query.device).split([len(asked), len(held)])
     query, gallery = unit(wide(query)), unit(wide(gallery))
+    return retrieve_in_tiles(
+        lambda rows: cosines(query[rows], gallery), asked, held, depths=depths, tile=tile, device=query.device
+    )
+
+
+@torch.no_grad()
+def retrieve_in_tiles(
+    similarity: Callable[[Tensor], Tensor],
+    query_group: ArrayLike,
+    gallery_group: ArrayLike,
+    *,
+    depths: Sequence[int] = DEPTHS,
+    tile: int = 256,
+    device: torch.device | str = "cpu",
+) -> Retrieved:
+    """As :func:`retrieve`, of any ``similarity``: from the indices of some queries on ``device`` to ``(that many, N)``."""
+    asked, held = (np.asarray(group) for group in (query_group, gallery_group))
+    if asked.shape[1:] != held.shape[1:]:
+        raise ValueError(f"groups {asked.shape} and {held.shape} are not of one kind")
+    _, number = np.unique(np.concatenate([asked, held]), axis=0, return_inverse=True)
+    own, other = torch.from_numpy(number.reshape(-1)).to(device).split([len(asked), len(held)])
     return _join(
         [
-            retrieve_by(cosines(query[rows], gallery), own[rows, None] == other[None], depths=depths)
-            for rows in torch.arange(len(query), device=query.device).split(tile)
+            retrieve_by(similarity(rows), own[rows, None] == other[None], depths=depths)
+            for rows in torch.arange(len(asked), device=device).split(tile)
         ]
     )
 
@@ -156,6 +200,7 @@ def retrieve_by(similarity: Tensor, relevant: Tensor, *, depths: Sequence[int] =
         rank=known(first + 1),
         average_precision=known(torch.where(hit, found / place, 0.0).sum(1) / count.clamp_min(1)),
         ties=known(((ordered == best) & ~hit).sum(1)),
+        relevant=count.cpu().numpy(),
         gallery=hit.shape[1],
     )
 
@@ -177,5 +222,6 @@ def _join(parts: Sequence[Retrieved]) -> Retrieved:
         rank=joined("rank"),
         average_precision=joined("average_precision"),
         ties=joined("ties"),
+        relevant=joined("relevant"),
         gallery=parts[0].gallery,
     )

@@ -285,9 +285,12 @@ class _MomentumObjective(QueueObjective[MomentumAlignment]):
         teacher = required(codes.teacher, self.entry.name, "needs the codes of a teacher")
         queue = self.rows[: self.filled]
         step = self.ramp if codes.step is None else codes.step
+        (first, second), (first_teacher, second_teacher) = codes.z, teacher
         output = momentum_alignment(
-            *codes.z,
-            *teacher,
+            first,
+            second,
+            first_teacher,
+            second_teacher,
             queue[:, 0],
             queue[:, 1],
             temperature=self.temperature(codes.step),

@@ -56,11 +56,22 @@ class AlignmentFile:
 
     def network(self) -> JointEncoders:
         """The encoders and heads as they were trained, in evaluation mode."""
+        found = self.untrained()
+        missing, surplus = found.load_state_dict(self.state, strict=False)
+        if missing or surplus:
+            raise WeightsError(
+                f"{self.folder / TENSORS}: {len(missing)} tensors of the network are missing and {len(surplus)} are not of it; "
+                f"the file or {CARD} was changed"
+            )
+        return found.eval()
+
+    def untrained(self) -> JointEncoders:
+        """The same encoders and heads as they begin: random, from the global random state, but for pretrained text networks."""
         report = self.card.modalities.report
         tokenizer = None
         if report is not None and isinstance(report.encoder, BertConfig):
             tokenizer = Tokenizer.read(self.folder / TOKENIZER, report.encoder.max_length)
-        found = build_joint(
+        return build_joint(
             self.card.modalities,
             self.card.joint,
             recipes=self.card.recipes,
@@ -69,13 +80,6 @@ class AlignmentFile:
             words=self.card.words,
             places=self.card.places,
         )
-        missing, surplus = found.load_state_dict(self.state, strict=False)
-        if missing or surplus:
-            raise WeightsError(
-                f"{self.folder / TENSORS}: {len(missing)} tensors of the network are missing and {len(surplus)} are not of it; "
-                f"the file or {CARD} was changed"
-            )
-        return found.eval()
 
 
 def save_alignment(
@@ -92,6 +96,11 @@ def save_alignment(
         save_file(state, weights, metadata={"format": "pt", "medcl": card.medcl})
         content = card.model_copy(update={"sha256": sha256(weights)}).model_dump(mode="json")
         sheet.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110), encoding="utf-8")
+
+
+def is_alignment(path: Path | str) -> bool:
+    """Whether the weights that ``path`` means are those of an alignment. Raises WeightsError where there are none."""
+    return (weights_file(path).parent / CARD).is_file()
 
 
 def find_alignment(path: Path | str) -> AlignmentFile:

@@ -37,7 +37,8 @@ from medcl.records.record import Record
 from medcl.reporting.explanation import Explained, write_explanation
 from medcl.runs import RunFolder
 from medcl.weights.alignment import AlignmentFile, find_alignment
-from medcl.workflow.alignment_data import AlignmentData, Preparations, has, images_of, report_sentences
+from medcl.workflow.alignment_data import AlignmentData, Preparations, has, images_of
+from medcl.workflow.alignment_texts import report_sentences
 from medcl.workflow.few_shots import plain_section, stream_for
 
 log = logging.getLogger(__name__)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +17,7 @@ from medcl.encoders.build import build_encoder
 from medcl.encoders.heads import ProjectionHead
 from medcl.encoders.volume import Encoder
 from medcl.errors import ConfigError
-from medcl.evaluation.linear_probe import fit_numbers, linear_probe
 from medcl.evaluation.methods import MethodScores
-from medcl.evaluation.regression import score_numbers
-from medcl.evaluation.statistics import paired_difference
 from medcl.files import write_json
 from medcl.inference.predictor import torch_device
 from medcl.inference.windows import windows_of
@@ -33,35 +28,34 @@ from medcl.preparation.recipe import Recipe
 from medcl.preparation.store import Store
 from medcl.records.layouts import open_data
 from medcl.records.manifest import Manifest
-from medcl.records.parts import Parts, parts_of
+from medcl.records.parts import parts_of
 from medcl.records.record import Record
 from medcl.seeds import derive_seed
 from medcl.tasks.pretraining import PretrainTask
 from medcl.types import Array
+from medcl.weights.alignment import is_alignment
 from medcl.weights.load import build_network, find_weights
+from medcl.workflow.alignment_probes import probe_alignment
 from medcl.workflow.prepare import progress_bar
 from medcl.workflow.scans import Scans
+from medcl.workflow.told import Codes, check_targets, told
 
 log = logging.getLogger(__name__)
 
 _WINDOWS = 4  # in the network at a time
-_MANY = 10  # distinct numbers are a quantity, fewer are classes
-_CLASS_METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auroc": "AUROC"}
-_NUMBER_METRICS = {"mae": "mean absolute error", "pearson": "Pearson", "r2": "R2"}
-
-Codes = Mapping[str, Array]
-"""The code ``(D,)`` of a record at every layer, by the layer's name."""
 
 
 @torch.no_grad()
 def probe(config: ProbeConfig) -> dict[str, MethodScores]:
-    """Probe the layers of ``config.weights`` for every target; write them to ``config.out``, if given.
+    """Probe the layers of ``config.weights`` for every target, of an alignment those of every modality; write them to ``config.out``, if given.
 
     Raises ConfigError where nothing is held out, a target or a layer is unknown.
     """
+    if is_alignment(config.weights):
+        return probe_alignment(config)
     manifest = open_data(config.data.path, config.data.labels)
     parts = parts_of(manifest, config.data, labels=False)
-    _check_targets(config.targets, "targets", manifest, parts)
+    check_targets(config.targets, "targets", manifest, parts)
     weights = find_weights(config.weights)
     store = Store(config.data.store) if config.data.store is not None else None
     if store is not None and store.recipe.voxel_digest != weights.recipe.voxel_digest:
@@ -94,7 +88,7 @@ def probe(config: ProbeConfig) -> dict[str, MethodScores]:
     order += [f"random {name}" for name in order] if config.baseline else []
     found = _codes_of([*parts.train, *parts.test], manifest, codes)
     ordered = {record_id: {name: code[name] for name in order} for record_id, code in found.items()}
-    scores = {name: _told(name, ordered, manifest, parts, f"layers of {config.weights}") for name in config.targets}
+    scores = {name: told(name, ordered, manifest, parts, f"layers of {config.weights}") for name in config.targets}
     result = {name: score for name, score in scores.items() if score is not None}
     if config.out is not None:
         write_json(config.out, {name: score.as_dict() for name, score in result.items()})
@@ -124,7 +118,7 @@ def layer_codes(encoder: Encoder, x: Tensor) -> dict[str, Tensor]:
 def check_probes(config: PretrainConfig, scans: Scans) -> None:
     """Raise ConfigError where there is no record to score a probe on, or no record has the attribute."""
     if config.probe:
-        _check_targets(config.probe, "probe", scans.manifest, scans.split)
+        check_targets(config.probe, "probe", scans.manifest, scans.split)
 
 
 @torch.no_grad()
@@ -150,7 +144,7 @@ def probe_stage(
     found = _codes_of([*scans.split.train, *scans.split.test], scans.manifest, codes)
     task.cpu()
     for name in config.probe:
-        scores = _told(name, found, scans.manifest, scans.split, task.stage.name)
+        scores = told(name, found, scans.manifest, scans.split, task.stage.name)
         if scores is not None:
             scores.write(folder / f"scores_{task.stage.name}_{name}.json")
 
@@ -194,103 +188,3 @@ def _codes_of(ids: Iterable[str], manifest: Manifest, codes: Callable[[Record], 
             found[record_id] = codes(manifest.by_id(record_id))
             progress(done, len(ids))
     return found
-
-
-def _told(name: str, codes: Mapping[str, Codes], manifest: Manifest, parts: Parts, what: str) -> MethodScores | None:
-    """How well a probe of every layer tells target ``name`` of the test records; None where there is nothing to tell."""
-    train, test = _known(manifest, parts.train, name), _known(manifest, parts.test, name)
-    if len(set(train.values())) < 2:
-        log.warning("probe: all training records have one value of '%s'; nothing to tell apart", name)
-        return None
-    layers = list(next(iter(codes.values())))
-    numbers = _as_numbers([*train.values(), *test.values()])
-    told = _tell_classes if numbers is None else _tell_numbers
-    subjects = [manifest.by_id(record_id).subject for record_id in test]
-    results = {
-        layer: told(
-            [codes[record_id][layer] for record_id in train],
-            list(train.values()),
-            [manifest.by_id(record_id).subject for record_id in train],
-            [codes[record_id][layer] for record_id in test],
-            list(test.values()),
-            subjects,
-        )
-        for layer in layers
-    }
-    if numbers is None:
-        most = max(list(test.values()).count(value) for value in set(test.values())) / len(test)
-        note, metrics = f"Always naming the most frequent value is right in {most:.0%}", _CLASS_METRICS
-    else:
-        truth, middle = np.array(numbers[len(train) :]), float(np.mean(numbers[: len(train)]))
-        note, metrics = (
-            f"Always naming the training mean is wrong by {np.abs(truth - middle).mean():.4g}",
-            _NUMBER_METRICS,
-        )
-    main = next(iter(metrics))
-    return MethodScores(
-        title=f"{name} by a linear probe, {what}: {len(test)} test records",
-        part="test",
-        records=list(test),
-        metrics=metrics,
-        scores={layer: scores for layer, (scores, _) in results.items()},
-        differences={
-            layer: {main: paired_difference(results[layers[0]][1], results[layer][1], subjects)} for layer in layers[1:]
-        },
-        notes=[f"{note}; fitted on {len(train)} training records."],
-    )
-
-
-Told = tuple[dict[str, Any], Array]
-"""The scores by metric, and the first metric of every test record."""
-
-
-def _tell_classes(
-    train: Sequence[Array],
-    values: Sequence[str],
-    owners: Sequence[str],
-    test: Sequence[Array],
-    truth: Sequence[str],
-    subjects: Sequence[str],
-) -> Told:
-    numbers = {value: number for number, value in enumerate(sorted({*values, *truth}))}
-    labels, right = [numbers[value] for value in values], np.array([numbers[value] for value in truth])
-    found = linear_probe(train, labels, owners, test, right, subjects, standardise=True)
-    scores = {metric: getattr(found.scores, metric) for metric in _CLASS_METRICS}
-    return scores, (found.probabilities.argmax(1) == right).astype(float)
-
-
-def _tell_numbers(
-    train: Sequence[Array],
-    values: Sequence[str],
-    owners: Sequence[str],
-    test: Sequence[Array],
-    truth: Sequence[str],
-    subjects: Sequence[str],
-) -> Told:
-    said, right = fit_numbers(train, [float(value) for value in values], owners, test), np.array(truth, dtype=float)
-    return dict(score_numbers(said, right, subjects)), np.abs(said - right)
-
-
-def _as_numbers(values: Sequence[str]) -> list[float] | None:
-    """``values`` as numbers where they are a quantity; None where they are classes."""
-    try:
-        numbers = [float(value) for value in values]
-    except ValueError:
-        return None
-    return numbers if len(set(numbers)) > _MANY and all(map(math.isfinite, numbers)) else None
-
-
-def _check_targets(names: Sequence[str], key: str, manifest: Manifest, parts: Parts) -> None:
-    if not parts.test:
-        raise ConfigError(f"{key}: needs held-out records to be scored on; set data.test")
-    for name in names:
-        for ids, what in ((parts.train, "training"), (parts.test, "test")):
-            if not _known(manifest, ids, name):
-                raise ConfigError(f"{key}: no {what} record has a target or attribute '{name}'")
-
-
-def _known(manifest: Manifest, ids: Sequence[str], name: str) -> dict[str, str]:
-    """Value of ``name`` of those records that have it."""
-    records = (manifest.by_id(record_id) for record_id in ids)
-    values = {record.id: record.targets.get(name, record.attributes.get(name)) for record in records}
-    return {record_id: str(value) for record_id, value in values.items() if value is not None}

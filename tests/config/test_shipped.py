@@ -11,6 +11,7 @@ from medcl.config.load import load_one_of
 from medcl.config.pipeline import PipelineConfig
 from medcl.config.pretrain import PretrainConfig
 from medcl.config.prompt_tuning import DescriptionsConfig
+from medcl.config.prompts import PromptBank
 from medcl.config.shipped import find_config, shipped_configs, shipped_folder
 from medcl.config.split import SplitConfig
 from medcl.config.tasks import FINETUNING
@@ -25,6 +26,7 @@ MODELS = {
     "splits": ("", {"": SplitConfig}),
     "descriptions": ("", {"": DescriptionsConfig}),
     "captions": ("", {"": CaptionsConfig}),
+    "prompts": ("", {"": PromptBank}),
 }
 
 
@@ -38,7 +40,7 @@ def kind_of(path: Path) -> str:
 def test_is_valid_and_short(path: Path) -> None:
     kind = kind_of(path)
     key, models = MODELS[kind]
-    rest = [] if kind in ("splits", "captions", "descriptions") else ["data.path=scans", "out=run"]
+    rest = [] if kind in ("splits", "captions", "descriptions", "prompts") else ["data.path=scans", "out=run"]
     config = load_one_of(models, key, path, rest)
     assert len(path.read_text().splitlines()) < 60
     if isinstance(config, PretrainConfig):

@@ -1,0 +1,178 @@
+"""A finished alignment in use: its data prepared as it was trained, and codes of records and texts."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medcl.config.align import AlignConfig
+from medcl.config.alignment_use import AlignmentUseConfig, EmbedConfig, Part
+from medcl.config.data import DataConfig
+from medcl.encoders.joint import JointEncoders
+from medcl.errors import ConfigError
+from medcl.evaluation.joint_codes import JointCodes
+from medcl.inference.predictor import torch_device
+from medcl.records.manifest import Manifest
+from medcl.weights.alignment import AlignmentCard, AlignmentFile, find_alignment
+from medcl.workflow.alignment_data import AlignmentData, Preparations, open_alignment, stream_of
+from medcl.workflow.prepare import progress_bar
+
+_SPLIT_KEYS = ("test", "validation", "split", "split_seed", "count")
+SEEN = "seen_in_pretraining"
+"""Attribute of a record, or provenance of a data set, that pretrained weights had seen before the alignment."""
+
+
+@dataclass(frozen=True)
+class JointSpace:
+    """The encoders of an alignment on a device, with what belongs to them."""
+
+    file: AlignmentFile
+    network: JointEncoders
+    device: torch.device
+    batch: int = 64
+
+    @classmethod
+    def of(cls, config: AlignmentUseConfig) -> JointSpace:
+        """The alignment that ``config`` names. Raises WeightsError where there is none."""
+        found, device = find_alignment(config.weights), torch_device(config.device)
+        return cls(found, found.network().to(device), device, config.batch)
+
+    @property
+    def card(self) -> AlignmentCard:
+        return self.file.card
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return self.card.modalities.names
+
+    def require(self, names: Sequence[str], key: str) -> None:
+        """Raise ConfigError where the alignment lacks one of ``names``."""
+        for name in names:
+            if name not in self.modalities:
+                raise ConfigError(f"{key}: these weights have no {name}; they align {', '.join(self.modalities)}")
+
+    @contextmanager
+    def opened(self, data: DataConfig, part: Part) -> Iterator[AlignmentData]:
+        """The records of ``data``, split and prepared; what is prepared is removed again unless ``data.store`` keeps it.
+
+        Where ``data`` says nothing of a split it is the one of the alignment's own run, with the records that this used.
+        """
+        own = data.model_fields_set & set(_SPLIT_KEYS)
+        trained: dict[str, Any] = self.card.training
+        least = 1
+        if not own and part != "all":
+            least = trained.get("min_present", 1)
+            settings = {key: trained["data"][key] for key in _SPLIT_KEYS if key in trained.get("data", {})}
+            data = DataConfig.model_validate({**data.model_dump(), **settings})
+        with tempfile.TemporaryDirectory(prefix="medcl-") as folder:
+            # the rest of an alignment's configuration is about training
+            config = AlignConfig.model_construct(data=data, modalities=self.card.modalities, min_present=least)
+            known = Preparations(dict(self.card.recipes), self.file.labs)
+            yield open_alignment(config, data.store or Path(folder), known)
+
+    @contextmanager
+    def opened_few(self, manifest: Manifest) -> Iterator[AlignmentData]:
+        """All records of ``manifest``, prepared for as long as they are needed."""
+        with tempfile.TemporaryDirectory(prefix="medcl-") as folder:
+            path = Path(folder) / "records.jsonl"
+            manifest.write(path)
+            with self.opened(DataConfig(path=path), "all") as data:
+                yield data
+
+    @torch.no_grad()
+    def codes(
+        self,
+        data: AlignmentData,
+        ids: Sequence[str],
+        *,
+        modalities: Sequence[str] | None = None,
+        title: str = "encoding",
+    ) -> JointCodes:
+        """Codes of ``modalities`` (default: all) of the records ``ids``; what a record lacks is not encoded."""
+        names = self.modalities if modalities is None else tuple(modalities)
+        found = {name: self._encoded(name, data, ids, title) for name in names}
+        return JointCodes(
+            tuple(ids),
+            tuple(record.subject for record in data.records(ids)),
+            {name: codes for name, (codes, _) in found.items()},
+            {name: present for name, (_, present) in found.items()},
+            self.card.sha256,
+            data.manifest.digest,
+        )
+
+    def _encoded(self, name: str, data: AlignmentData, ids: Sequence[str], title: str) -> tuple[Tensor, Tensor]:
+        present = torch.zeros(len(ids), dtype=torch.bool)
+        codes = torch.zeros(len(ids), self.network.joint)
+        for rows, inputs in self.inputs(name, data, ids, title):
+            codes[rows] = self.network(name, inputs).float().cpu()
+            present[rows] = True
+        return codes, present
+
+    def inputs(self, name: str, data: AlignmentData, ids: Sequence[str], title: str) -> Iterator[tuple[list[int], Any]]:
+        """Inputs of the encoder ``name`` in batches, each with its rows among ``ids``; records without it are left out."""
+        section = getattr(self.card.modalities, name)
+        stream = stream_of(
+            name,
+            data,
+            self.card.modalities,
+            ids,
+            tokenizer=self.network.tokenizer,
+            spatial_dims=getattr(section.encoder, "dims", 1),
+        )
+        there = [row for row, record_id in enumerate(ids) if stream.has(record_id)]
+        with progress_bar(f"{title}: {name}") as progress:
+            for begin in range(0, len(there), self.batch):
+                rows = there[begin : begin + self.batch]
+                plan = stream.plan([ids[row] for row in rows], [0] * len(rows), 1)
+                yield rows, stream.render(plan, self.device)[0]
+                progress(begin + len(rows), len(there))
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Codes ``(T, D)`` of texts, not normalised. ConfigError where the alignment has no reports."""
+        tokenizer = self.network.tokenizer
+        if tokenizer is None:
+            raise ConfigError(f"these weights align {', '.join(self.modalities)}: none of them reads a text")
+        rows = [
+            self.network("report", tokenizer(list(texts[begin : begin + self.batch])).to(self.device)).float().cpu()
+            for begin in range(0, len(texts), self.batch)
+        ]
+        return torch.cat(rows)
+
+    def seen(self, data: AlignmentData, ids: Sequence[str]) -> list[bool]:
+        """Which of the records ``ids`` the weights have seen: in the alignment, or before it, as the data themselves say."""
+        if _says_yes(data.manifest.provenance.get(SEEN)):
+            return [True] * len(ids)
+        known = set(self.card.records)
+        return [record.id in known or _says_yes(record.attributes.get(SEEN)) for record in data.records(ids)]
+
+
+def ids_of(data: AlignmentData, part: Part) -> tuple[str, ...]:
+    """The records of ``part``. Raises ConfigError where there is none."""
+    found = data.manifest.ids if part == "all" else getattr(data.split, part)
+    if not found:
+        raise ConfigError(
+            f"part: there are no {part} records; hold some out with data.{'test' if part == 'test' else part}, "
+            "name a data set that declares them, or set part=all for data that the weights have not seen"
+        )
+    return tuple(found)
+
+
+def embed(config: EmbedConfig) -> JointCodes:
+    """Write the codes of every modality of the records of ``config.data`` to ``config.out``."""
+    space = JointSpace.of(config)
+    with space.opened(config.data, config.part) as data:
+        codes = space.codes(data, ids_of(data, config.part))
+    codes.write(config.out)
+    return codes
+
+
+def _says_yes(value: object) -> bool:
+    return str(value).strip().lower() in ("1", "1.0", "true", "yes")

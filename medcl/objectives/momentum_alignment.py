@@ -284,8 +284,10 @@ class _MomentumObjective(QueueObjective[MomentumAlignment]):
         queue = self.rows[: self.filled]
         step = self.ramp if codes.step is None else codes.step
         output = momentum_alignment(
-            *codes.z,
-            *teacher,
+            codes.z[0],
+            codes.z[1],
+            teacher[0],
+            teacher[1],
             queue[:, 0],
             queue[:, 1],
             temperature=self.temperature(codes.step),

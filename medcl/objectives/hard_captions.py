@@ -38,6 +38,7 @@ def hard_captions(
     ``image``, ``text`` (B, D); ``wrong`` (B, K, D): the wrong captions of each item.   ``given`` (B, K): False where an item has fewer.
     ``subject`` (B,): images and right captions of two items of one patient are never negatives; wrong captions always are.
     ``per_anchor`` (B,): the mean of both directions.   K = 0: CLIP. Source: Hu et al. 2025 (DeGLA).
+    Choose it where reports differ from one another in a side, a severity or a negation that an image decides.
     """
     wrong, given = _checked(image, text, wrong, given)
     extra, real = gather.rows(wrong)[0].flatten(0, 1), gather.rows(given)[0].flatten()

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from medcl.config.training import TrainerConfig
 from medcl.errors import DataError
 from medcl.runs import RunFolder, is_first_process
+from medcl.tasks.alignment import AlignTask
 from medcl.tasks.rendered import RenderedTask
 from medcl.tasks.segmentation import SegmentationTask
 from medcl.training.best import KeepBest
@@ -70,7 +71,7 @@ def fit(
         accelerator=config.device,
         devices=config.devices,
         num_nodes=config.nodes,
-        strategy="ddp" if config.devices * config.nodes > 1 else "auto",
+        strategy=_strategy(config, task),
         precision="bf16-mixed" if precision == "bf16" else "32-true",
         max_steps=task.steps,
         max_epochs=1,
@@ -100,6 +101,13 @@ def fit(
             run.record(warnings=[*run.read_facts().get("warnings", []), *monitor.warnings])
         write_csv(run)
     return True
+
+
+def _strategy(config: TrainerConfig, task: RenderedTask) -> str:
+    """How processes share gradients; an alignment's batch may leave an encoder without input."""
+    if config.devices * config.nodes == 1:
+        return "auto"
+    return "ddp_find_unused_parameters_true" if isinstance(task, AlignTask) else "ddp"
 
 
 def resolve_precision(config: TrainerConfig) -> Literal["32", "bf16"]:

@@ -29,7 +29,6 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "ecg_resnet": {"depth": 10, "width": 2},
     "bert": {"layers": 1, "width": 8, "heads": 2, "vocabulary_size": 200, "max_length": 64},
     "labs_mlp": {"hidden": [8]},
-    "swin_unetr": {"features": 12},
 }
 OBJECTIVES = {"momentum_alignment": {"queue": 16}, "gram": {"min_group": 2}, "symile": {"min_group": 2}}
 
@@ -71,6 +70,8 @@ def mini(name: str, cohort: Path, out: Path) -> AlignConfig:
     for modality, section in values["modalities"].items():
         if section["encoder"]["name"] == "pretrained_text":
             section["encoder"] = {"name": "bert", "pooling": section["encoder"]["pooling"]}
+        if section["encoder"]["name"] == "swin_unetr":  # levels of the same strides, at a tenth of the time
+            section["encoder"] = {"name": "resnet", "dims": 3}
         section["encoder"].update(ENCODERS[section["encoder"]["name"]])
         if "head" in section:
             section["head"].pop("hidden", None)
@@ -85,6 +86,7 @@ def mini(name: str, cohort: Path, out: Path) -> AlignConfig:
         for term in stage["terms"]:
             term["objective"].update(OBJECTIVES.get(term["objective"]["name"], {}))
     values.update(joint=8, fusion={"layers": 1, "heads": 2}, out=out)
+    values.pop("sources", None)  # the records are of one
     if "classes" in values:
         values["classes"] = ["Edema", "Fracture"]
     values["data"] = {"path": cohort, "store": cohort.parent / "store", "test": 1}

@@ -10,26 +10,32 @@ from medcl.errors import DataError
 from medcl.records import (
     bids,
     chexpert,
+    cinc_challenge,
     decathlon,
     dicom_tree,
     folder,
+    hannover_cxr,
     mimic_cxr,
     mimic_ecg,
     ms_cxr,
     nnunet,
     ptbxl,
     sunnybrook,
+    vqa_rad,
 )
 from medcl.records.manifest import Manifest
 from medcl.records.names import is_image, is_volume
 
 _TABLES = (".csv", ".tsv", ".jsonl")
-# Public collections known by a table of their own name.
+# Public collections known by files of their own.
 _TABLED: tuple[tuple[Callable[[Path], bool], Callable[[Path], Manifest]], ...] = (
     (mimic_cxr.is_mimic_cxr, mimic_cxr.open_mimic_cxr),
     (chexpert.is_chexpert, chexpert.open_chexpert),
     (ptbxl.is_ptbxl, ptbxl.open_ptbxl),
     (mimic_ecg.is_mimic_ecg, mimic_ecg.open_mimic_ecg),
+    (vqa_rad.is_vqa_rad, vqa_rad.open_vqa_rad),
+    (hannover_cxr.is_hannover_cxr, hannover_cxr.open_hannover_cxr),
+    (cinc_challenge.is_cinc_challenge, cinc_challenge.open_cinc_challenge),
 )
 
 
@@ -38,7 +44,7 @@ def open_data(path: Path | str, labels: Path | str | None = None) -> Manifest:
 
     In this order: a glob; a table or manifest (``.csv``, ``.tsv``, ``.jsonl``); a ``dataset.json`` (Decathlon or
     nnU-Net) or its folder; the JSON file of MS-CXR; a folder with ``manifest.jsonl`` (of ``medcl inspect``); the folder of
-    MIMIC-CXR-JPG, CheXpert, PTB-XL or MIMIC-IV-ECG, by its tables; BIDS; a folder of volumes (with ``labelsTr`` or ``labels``
+    MIMIC-CXR-JPG, CheXpert, PTB-XL, MIMIC-IV-ECG, VQA-RAD, the COVID-19 Image Repository of Hannover or a PhysioNet/CinC Challenge, by its files; BIDS; a folder of volumes (with ``labelsTr`` or ``labels``
     beside ``imagesTr`` or ``images``); a DICOM tree; Sunnybrook's cine slices; a folder of 2D images; one volume or image.
     Raises DataError that says what was looked for.
     """
@@ -85,7 +91,7 @@ def _open_folder(path: Path) -> Manifest:
     if folder.holds(path, is_image):
         return folder.open_folder(path, is_image)
     raise DataError(
-        f"{path}: no data set found; looked for dataset.json (Decathlon, nnU-Net), manifest.jsonl, the tables of MIMIC-CXR-JPG, CheXpert, PTB-XL and MIMIC-IV-ECG, sub-* folders (BIDS), "
+        f"{path}: no data set found; looked for dataset.json (Decathlon, nnU-Net), manifest.jsonl, the tables of MIMIC-CXR-JPG, CheXpert, PTB-XL, MIMIC-IV-ECG, VQA-RAD and Hannover's radiographs, headers of the CinC Challenges, sub-* folders (BIDS), "
         "volumes (.nii.gz, .nii, .mha, .mhd, .nrrd, .nhdr, .hdr) or images (.png, .jpg, .tif) here, in imagesTr or images and "
         "below, and DICOM files"
     )

@@ -121,7 +121,7 @@ def _places(space: JointSpace, data: AlignmentData, phrases: Sequence[Phrase]) -
     assert isinstance(stream, ImageStream)
     for begin in range(0, len(ids), space.batch):
         rows = ids[begin : begin + space.batch]
-        (view,) = stream.sampler.render(stream.plan(rows, [0] * len(rows), 1), space.device)
+        (view,) = stream.sampler.render(stream.plan(rows, [0] * len(rows), 1)["views"], space.device)
         local = space.network.encode("radiograph", view.data).local
         if local is None or min(local.shape[2:]) < 2:
             raise ConfigError("weights: their radiograph encoder has no map of places to look for phrases in")

@@ -91,7 +91,7 @@ def _begin(tokenizer: Tokenizer, tokens: Tokens) -> int:
 
 def repeated(tokens: Tokens, times: int) -> Tokens:
     """All texts, ``times`` times one after the other."""
-    return Tokens(tokens.ids.repeat(times, 1), tokens.valid.repeat(times, 1), tokens.segment.repeat(times, 1))
+    return tokens[torch.arange(len(tokens.ids), device=tokens.ids.device).repeat(times)]
 
 
 def add_lora(network: nn.Module, names: Sequence[str], *, rank: int, alpha: float, dropout: float) -> None:

@@ -10,11 +10,12 @@ from medcl.config.align import LinearHeadConfig
 from medcl.config.modalities import EcgViTConfig, ResNetConfig, ViTConfig
 from medcl.config.prompt_tuning import ClassAwareTuning, GoproTuning, LoraTuning, MapleTuning, MsgcoopTuning, Tuning
 from medcl.config.text import BertConfig
+from medcl.encoders.build_text import build_text_encoder
 from medcl.encoders.ecg import build_ecg_encoder
 from medcl.encoders.image import build_image_encoder
 from medcl.encoders.joint import JointEncoders
 from medcl.encoders.prompts import merge_lora
-from medcl.encoders.text import TextEncoder, Tokenizer, TokenTable, build_text_encoder, learn_vocabulary
+from medcl.encoders.text import TextEncoder, Tokenizer, TokenTable, learn_vocabulary
 from medcl.encoders.tuned import Tuned, build_tuned
 from medcl.errors import ConfigError
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from medcl.config.modalities import ResNetConfig, ViTConfig
 from medcl.config.text import BertConfig, TokenTableConfig
 from medcl.encoders.attentions import recorded_attentions, text_with_attentions
+from medcl.encoders.build_text import build_text_encoder
 from medcl.encoders.image import ViT, build_image_encoder
-from medcl.encoders.text import TextEncoder, TokenTable, build_text_encoder, learn_vocabulary
+from medcl.encoders.text import TextEncoder, TokenTable, learn_vocabulary
 from medcl.errors import ConfigError
 from medcl.evaluation.relevance import attention_relevance, deletion_check, image_relevance, token_relevance
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from medcl.cli.main import app
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(?:<!-- runs: (?P<how>[a-z, ]+) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)```", re.DOTALL)
@@ -22,6 +25,12 @@ SHORTENED = {
         "stages.0.views.patch=[16,16,8]",
     ],
     "finetune": ["steps=4", "batch=2"],
+    "align": [
+        "stages.0.steps=2",
+        "stages.0.batch=8",
+        "modalities.radiograph={encoder: {name: resnet, depth: 10, width: 4}, shorter: 32, patch: [32, 32]}",
+        "modalities.report.encoder={name: bert, layers: 1, width: 16, heads: 2}",
+    ],
 }
 """What a block marked ``shortened`` is given on top, so that a test need not train for real."""
 
@@ -41,44 +50,47 @@ def test_every_block_is_accounted_for() -> None:
     ]
 
 
+def _pairs(path: Path) -> None:
+    """A table of pictures and what they show."""
+    rows = ["radiograph,report_text,subject"]
+    for number in range(20):
+        grey = np.random.default_rng(number).integers(0, 255, (40, 36), dtype=np.uint8)
+        Image.fromarray(grey).save(path.with_name(f"{number}.png"))
+        rows.append(f"{number}.png,Small effusion number {number} on the left.,patient{number}")
+    path.write_text("\n".join(rows))
+
+
 @pytest.mark.slow
-def test_snippets_run_in_order(small_cohort: Path, tmp_path: Path) -> None:
+def test_snippets_run_in_order(small_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(small_cohort, tmp_path / "scans")
+    _pairs(tmp_path / "pairs.csv")
+    monkeypatch.chdir(tmp_path)
     ran = 0
     for how, language, text in _blocks():
         if not how:
             continue
         if language == "python":
-            done = subprocess.run(
-                [sys.executable, "-c", text], cwd=tmp_path, capture_output=True, text=True, check=False
-            )
-            assert done.returncode == 0, done.stderr
+            exec(compile(text, "README.md", "exec"), {})
             ran += 1
             continue
         for line in text.strip().splitlines():
             words = shlex.split(line)
             assert words[0] == "medcl"
-            extra = SHORTENED.get(words[1], []) if "shortened" in how else []
-            command = [sys.executable, "-m", "medcl.cli.main", *words[1:], *extra]
-            done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+            done = CliRunner().invoke(app, [*words[1:], *(SHORTENED.get(words[1], []) if "shortened" in how else [])])
+            assert done.exit_code == 0, f"{line}\n{done.output}\n{done.exception!r}"
             ran += 1
-    assert ran == 9
+    assert ran == 12
     assert len(list((tmp_path / "masks").glob("*.nii.gz"))) == 10
     assert (tmp_path / "scores.json").is_file()
+    assert "data:image/png;base64" in (tmp_path / "hits.html").read_text()
 
 
-def test_pipeline_snippets_are_valid() -> None:
+def test_pipeline_snippets_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pipelines that the README runs: their plan resolves."""
+    monkeypatch.chdir(ROOT)
     for how, _, text in _blocks():
         if not how and text.startswith("medcl run"):
             words = shlex.split(text)
-            done = subprocess.run(
-                [sys.executable, "-m", "medcl.cli.main", *words[1:], "--dry-run"],
-                cwd=ROOT,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, done.stderr
-            assert "cells into" in done.stdout
+            done = CliRunner().invoke(app, [*words[1:], "--dry-run"])
+            assert done.exit_code == 0, done.output
+            assert "cells into" in done.output

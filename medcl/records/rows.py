@@ -64,19 +64,21 @@ def record_from_row(row: Mapping[str, Any], root: Path) -> Record:
     """
     try:
         cells = _cells(row)
-        volume = _paths(cells.get("volume"), root)
-        identity = str(cells.get("id") or (stem(volume[0]) if volume else ""))
+        volume, radiograph = _paths(cells.get("volume"), root), _paths(cells.get("radiograph"), root)
+        ecg, report = _path(cells.get("ecg"), root), _path(cells.get("report"), root)
+        first = next((path for path in (*volume, *radiograph, ecg, report) if path), None)
+        identity = str(cells.get("id") or (stem(first) if first else ""))
         if not identity:
-            raise ValueError("no id and no volume to take one from")
+            raise ValueError("no id and no file to take one from; add a column id")
         split = str(cells.get("split") or "").strip().lower()
         text = cells.get("report_text")
         return Record(
             id=identity,
             subject=str(cells.get("subject") or subject_of(identity)),
             volume=volume,
-            radiograph=_paths(cells.get("radiograph"), root),
-            ecg=_path(cells.get("ecg"), root),
-            report=str(text) if text else _path(cells.get("report"), root),
+            radiograph=radiograph,
+            ecg=ecg,
+            report=str(text) if text else report,
             labs={name: float(value) for name, value in cells["labs"].items()},
             label=_path(cells.get("label"), root),
             targets={name: _number_or_text(value) for name, value in cells["targets"].items()},

@@ -157,13 +157,17 @@ def test_another_process_reads_the_weights_and_finds_the_same_codes(run: RunFold
 
 @pytest.mark.slow
 def test_killed_in_its_second_stage_and_resumed(records: Path, tmp_path: Path) -> None:
-    """Its second stage draws from two sources, and its frozen text encoder reads from the cache."""
-    extra = [
-        "stages.1.train=[radiograph,ecg,labs]",
-        "modalities.report.shuffle=false",
-        "sources={attribute: site, within_source: 0.5}",
-    ]
-    check_killed_and_resumed("align", CONFIG, extra, 21, records, tmp_path)
+    """It draws from two sources; the text encoder is frozen in a third stage, which reads from the cache."""
+    locked = {
+        "name": "locked",
+        "steps": 3,
+        "batch": 6,
+        "train": ["radiograph", "ecg", "labs"],
+        "terms": [{"objective": {"name": "pairwise_clip"}, "between": ["report", "radiograph", "ecg", "labs"]}],
+    }
+    extra = ["modalities.report.shuffle=false", "sources={attribute: site, within_source: 0.5}"]
+    config = {**CONFIG, "stages": [*CONFIG["stages"], locked]}
+    check_killed_and_resumed("align", config, extra, 21, records, tmp_path)
     assert len(list((tmp_path / "store" / "text").glob("*.npy"))) == 1  # the same for both runs
 
 

@@ -251,7 +251,7 @@ def test_cached_texts_train_as_the_network_does_and_the_page_says_what_was_seen(
 
 def test_what_varies_is_never_cached(tmp_path: Path) -> None:
     from medcl.config.align import ReportConfig
-    from medcl.encoders.text import build_text_encoder
+    from medcl.encoders.build_text import build_text_encoder
     from medcl.views.mirror import Mirror
     from medcl.workflow.text_cache import cached_texts
 

@@ -21,7 +21,8 @@ from medcl.workflow.pretrain import pretrain
 SERVED = sorted(
     name
     for name, entry in ObjectiveConfig.known.items()
-    if entry.reads == "vectors" and not entry.needs & {"aligned", "rehearsal", "turns", "base_crops", "modalities"}
+    if entry.reads == "vectors"
+    and not entry.needs & {"aligned", "rehearsal", "turns", "base_crops", "modalities", "complete"}
 )
 REFUSED = {name: entry for name, entry in ObjectiveConfig.known.items() if name not in SERVED}
 

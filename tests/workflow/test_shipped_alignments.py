@@ -69,7 +69,7 @@ def mini(name: str, cohort: Path, out: Path) -> AlignConfig:
     values = yaml.safe_load(find_config(f"configs/align/{name}.yaml").read_text())
     for modality, section in values["modalities"].items():
         if section["encoder"]["name"] == "pretrained_text":
-            section["encoder"] = {"name": "bert", "pooling": section["encoder"]["pooling"]}
+            section["encoder"] = {"name": "bert", "pooling": section["encoder"].get("pooling", "mean")}
         if section["encoder"]["name"] == "swin_unetr":  # levels of the same strides, at a tenth of the time
             section["encoder"] = {"name": "resnet", "dims": 3}
         section["encoder"].update(ENCODERS[section["encoder"]["name"]])

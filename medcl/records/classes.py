@@ -18,7 +18,7 @@ def record_classes(records: Sequence[Record], names: Sequence[str]) -> tuple[Arr
     Several: booleans (N, F), True where a value is 1 (uncertain ones, -1, are not). Raises DataError where no record has a name, and
     where records have none of several: it is not known whom they are like.
     """
-    values = [[record.targets.get(name, record.attributes.get(name)) for name in names] for record in records]
+    values = [[record.fact(name) for name in names] for record in records]
     empty = [name for place, name in enumerate(names) if all(row[place] is None for row in values)]
     if empty:
         known = sorted({name for record in records for name in (*record.targets, *record.attributes)})
@@ -38,6 +38,18 @@ def record_classes(records: Sequence[Record], names: Sequence[str]) -> tuple[Arr
             f"classes: {len(bare)} records, such as {bare[0]}, have none of {', '.join(names)}; fill the columns or leave them out"
         )
     return np.array([[_is_one(value) for value in row] for row in values], dtype=bool), tuple(names)
+
+
+def finding_of(record: Record, name: str) -> float:
+    """What the target or attribute ``name`` says: 1 present, 0 absent, NaN unknown or uncertain (-1). DataError for anything else."""
+    value = record.fact(name)
+    try:
+        number = np.nan if value in (None, "") else float(str(value))
+    except ValueError:
+        number = np.inf  # none of the three
+    if not np.isnan(number) and number not in (1, 0, -1):
+        raise DataError(f"record {record.id}: finding '{name}' is {value!r}; it must be 1, 0, -1 (uncertain) or blank")
+    return np.nan if number == -1 else number
 
 
 def _is_one(value: float | str | None) -> bool:

@@ -46,6 +46,10 @@ class Record:
         if self.split is not None and self.split not in SPLIT_NAMES:
             raise DataError(f"record {self.id}: split {self.split!r} is none of {', '.join(SPLIT_NAMES)}")
 
+    def fact(self, name: str) -> float | str | None:
+        """The target or, without one, the attribute ``name``; None without either."""
+        return self.targets.get(name, self.attributes.get(name))
+
     def files(self) -> Iterator[Path]:
         """Every file that the record names."""
         yield from self.volume

@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import Field, PositiveInt, ValidationError
-from safetensors.torch import save_file
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from medcl import __version__
 from medcl.config.align import ModalitiesConfig
-from medcl.config.strict import Strict
 from medcl.config.text import BertConfig
 from medcl.config.words import WordParts
 from medcl.encoders.joint import JointEncoders, build_joint
@@ -22,12 +19,13 @@ from medcl.errors import WeightsError
 from medcl.files import atomic_path
 from medcl.preparation.labs import LabEncoding
 from medcl.preparation.recipe import Recipe
-from medcl.weights.read import TENSORS, read_tensors, sha256, weights_file
+from medcl.weights.carded import Card, read_card, save_carded
+from medcl.weights.read import TENSORS, read_tensors, weights_file
 
 CARD, LABS, TOKENIZER = "alignment.yaml", "labs.json", "tokenizer.json"
 
 
-class AlignmentCard(Strict):
+class AlignmentCard(Card):
     """The facts of an alignment's weights that its tensors do not tell."""
 
     version: Literal[1] = 1
@@ -91,11 +89,7 @@ def save_alignment(
     if network.tokenizer is not None:
         with atomic_path(folder / TOKENIZER) as part:
             network.tokenizer.save(part)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    with atomic_path(folder / CARD) as sheet, atomic_path(folder / TENSORS) as weights:
-        save_file(state, weights, metadata={"format": "pt", "medcl": card.medcl})
-        content = card.model_copy(update={"sha256": sha256(weights)}).model_dump(mode="json")
-        sheet.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110), encoding="utf-8")
+    save_carded(network.state_dict(), folder / TENSORS, folder / CARD, card)
 
 
 def is_alignment(path: Path | str) -> bool:
@@ -109,15 +103,6 @@ def find_alignment(path: Path | str) -> AlignmentFile:
     sheet = file.parent / CARD
     if not sheet.is_file():
         raise WeightsError(f"{path}: is no alignment (no {CARD} beside its weights); name a run of medcl align")
-    try:
-        card = AlignmentCard.model_validate(yaml.safe_load(sheet.read_text(encoding="utf-8")))
-    except ValidationError as error:
-        raise WeightsError([f"{sheet}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise WeightsError(
-            f"{sheet}: cannot be read ({str(error).splitlines()[0]}); take it anew from the run"
-        ) from None
-    if card.sha256 != sha256(file):
-        raise WeightsError(f"{file}: is not the file that {CARD} beside it describes; copy both from the same run")
+    card = read_card(AlignmentCard, sheet, file)
     labs = LabEncoding.read(file.parent / LABS) if card.modalities.labs is not None else None
     return AlignmentFile(file.parent, read_tensors(file), card, labs)

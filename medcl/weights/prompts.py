@@ -6,25 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import yaml
-from pydantic import ValidationError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from medcl.config.prompt_tuning import ClassText, LoraTuning, Tuning
-from medcl.config.strict import Strict
 from medcl.config.text import PretrainedTextConfig
 from medcl.encoders.prompts import merge_lora
 from medcl.encoders.tuned import Tuned, build_tuned
 from medcl.errors import WeightsError
-from medcl.files import atomic_path
 from medcl.weights.alignment import AlignmentFile, find_alignment, save_alignment
-from medcl.weights.read import read_tensors, sha256, weights_file
+from medcl.weights.carded import Card, read_card, save_carded
+from medcl.weights.read import read_tensors, weights_file
 
 CARD, TENSORS = "prompts.yaml", "prompts.safetensors"
 
 
-class PromptsCard(Strict):
+class PromptsCard(Card):
     """What the prompts are for. Their classes stand in the order of the scores."""
 
     version: Literal[1] = 1
@@ -83,11 +79,7 @@ def save_prompts(folder: Path, tuned: Tuned, card: PromptsCard, alignment: Align
         modalities = modalities.model_copy(update={"report": plain})
     records = tuple(sorted({*alignment.card.records, *card.records}))
     described = alignment.card.model_copy(update={"modalities": modalities, "records": records})
-    state = {name: value.detach().cpu().contiguous() for name, value in tuned.own_state().items()}
-    with atomic_path(folder / CARD) as sheet, atomic_path(folder / TENSORS) as tensors:
-        save_file(state, tensors, metadata={"format": "pt"})
-        content = card.model_copy(update={"sha256": sha256(tensors)}).model_dump(mode="json")
-        sheet.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110), encoding="utf-8")
+    save_carded(tuned.own_state(), folder / TENSORS, folder / CARD, card)
     save_alignment(folder, tuned.network, described, labs=alignment.labs)
 
 
@@ -97,15 +89,6 @@ def find_prompts(path: Path | str) -> PromptsFile:
     sheet = folder / CARD
     if not sheet.is_file():
         raise WeightsError(f"{path}: holds no prompts (no {CARD}); name a run of medcl finetune with task: prompts")
-    try:
-        card = PromptsCard.model_validate(yaml.safe_load(sheet.read_text(encoding="utf-8")))
-    except ValidationError as error:
-        raise WeightsError([f"{sheet}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise WeightsError(
-            f"{sheet}: cannot be read ({str(error).splitlines()[0]}); take it anew from the run"
-        ) from None
     tensors = folder / TENSORS
-    if not tensors.is_file() or card.sha256 != sha256(tensors):
-        raise WeightsError(f"{tensors}: is not the file that {CARD} beside it describes; copy both from the same run")
+    card = read_card(PromptsCard, sheet, tensors)
     return PromptsFile(find_alignment(folder), read_tensors(tensors), card)

@@ -38,7 +38,7 @@ from medcl.reporting.explanation import Explained, write_explanation
 from medcl.runs import RunFolder
 from medcl.weights.alignment import AlignmentFile, find_alignment
 from medcl.workflow.alignment_data import AlignmentData, Preparations, has, images_of
-from medcl.workflow.alignment_texts import report_sentences
+from medcl.workflow.alignment_texts import captions_of, text_of
 from medcl.workflow.few_shots import plain_section, stream_for
 
 log = logging.getLogger(__name__)
@@ -188,7 +188,7 @@ def _modality(config: ExplainConfig, alignment: AlignmentFile, record: Record) -
 def _text(config: ExplainConfig, alignment: AlignmentFile, record: Record) -> str:
     report = alignment.card.modalities.report
     assert report is not None
-    text = config.text or " ".join(report_sentences(report, record))
+    text = config.text or text_of(report, record, captions_of(report, [record]))
     if not text.strip():
         raise DataError(f"record {record.id}: has no report to compare with; give one with --text")
     return text

@@ -14,6 +14,7 @@ from medcl.config.load import load_config
 from medcl.config.prompt_tuning import ClassText, DescriptionsConfig, PromptTuningConfig
 from medcl.config.shipped import find_config
 from medcl.errors import ConfigError, DataError
+from medcl.records.classes import finding_of
 from medcl.records.record import Record
 from medcl.records.splits import labelled_subset
 from medcl.types import Array
@@ -51,7 +52,7 @@ def classes_of(config: PromptTuningConfig, data: AlignmentData) -> Classes:
         names: Sequence[str] = config.findings
         labels: dict[str, int | Array] = {}
         for record in data.manifest.records:
-            values = np.array([_finding(record, name) for name in names])
+            values = np.array([finding_of(record, name) for name in names])
             if not np.isnan(values).all():
                 labels[record.id] = values
         missing = [name for column, name in enumerate(names) if not any(v[column] > 0 for v in labels.values())]  # type: ignore[index]
@@ -110,22 +111,8 @@ def _label(label: int | Array, column: int, config: PromptTuningConfig) -> float
 
 
 def _value(record: Record, name: str) -> str | None:
-    value = record.targets.get(name, record.attributes.get(name))
+    value = record.fact(name)
     return None if value is None else str(value)
-
-
-def _finding(record: Record, name: str) -> float:
-    """1 or 0, NaN where it is blank or uncertain (-1). DataError where it is something else."""
-    value = record.targets.get(name)
-    if value is None or value == "":
-        return np.nan
-    try:
-        number = float(value)
-    except ValueError:
-        number = np.inf
-    if number not in (1, 0, -1) and number == number:
-        raise DataError(f"record {record.id}: finding '{name}' is {value!r}; it must be 1, 0, -1 (uncertain) or blank")
-    return number if number >= 0 else np.nan
 
 
 def plain_section(section: Any, **changes: Any) -> Any:

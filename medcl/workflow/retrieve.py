@@ -19,7 +19,7 @@ from medcl.records.record import Record
 from medcl.reporting.alignment_page import write_retrieval_page
 from medcl.types import Array
 from medcl.workflow.alignment_data import AlignmentData
-from medcl.workflow.alignment_texts import report_sentences
+from medcl.workflow.alignment_texts import captions_of, text_of
 from medcl.workflow.examples import examples_of
 from medcl.workflow.joint_space import JointSpace, ids_of
 from medcl.workflow.triplets import triplet_scores
@@ -40,7 +40,7 @@ def retrieve(config: RetrieveConfig) -> RetrievalReport:
         ids = ids_of(data, config.part)
         codes = codes_of(config, space, data, ids)
         records, seen = data.records(ids), space.seen(data, ids)
-        groups = _groups(config, space, records)
+        groups = relevance_groups(config, space, records)
         report = RetrievalReport(
             part=config.part,
             records=len(ids),
@@ -122,7 +122,7 @@ def _pairs(config: RetrieveConfig, space: JointSpace) -> list[Pair]:
     return pairs
 
 
-def _groups(config: RetrieveConfig, space: JointSpace, records: Sequence[Record]) -> Array:
+def relevance_groups(config: RetrieveConfig, space: JointSpace, records: Sequence[Record]) -> Array:
     """Of every record what makes another one relevant to it, as ``(N,)`` or ``(N, targets)``."""
     if config.relevance == "subject":
         return np.array([record.subject for record in records])
@@ -130,7 +130,8 @@ def _groups(config: RetrieveConfig, space: JointSpace, records: Sequence[Record]
         report = space.card.modalities.report
         if report is None:
             raise ConfigError("relevance: text needs reports, and these weights align none")
-        return np.asarray(text_groups([" ".join(report_sentences(report, record)) for record in records]))
+        captions = captions_of(report, records)
+        return np.asarray(text_groups([text_of(report, record, captions) for record in records]))
     if config.relevance == "labels":
         names = config.targets or tuple(sorted({name for record in records for name in record.targets}))
         if unknown := [name for name in names if not any(name in record.targets for record in records)]:

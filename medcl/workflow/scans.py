@@ -66,7 +66,7 @@ class Scans:
         values = []
         for record_id in ids:
             record = self.manifest.by_id(record_id)
-            value = record.targets.get(name, record.attributes.get(name))
+            value = record.fact(name)
             if value is None:
                 known = sorted({*record.targets, *record.attributes})
                 raise ConfigError(
@@ -83,7 +83,7 @@ class Scans:
         values, problems = [], []
         for record_id in ids:
             record = self.manifest.by_id(record_id)
-            given = record.targets.get(name, record.attributes.get(name))
+            given = record.fact(name)
             try:
                 value = float(given) if given is not None else None
             except ValueError:

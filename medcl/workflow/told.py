@@ -124,5 +124,5 @@ def check_targets(names: Sequence[str], key: str, manifest: Manifest, parts: Par
 def _known(manifest: Manifest, ids: Sequence[str], name: str) -> dict[str, str]:
     """Value of ``name`` of those records that have it."""
     records = (manifest.by_id(record_id) for record_id in ids)
-    values = {record.id: record.targets.get(name, record.attributes.get(name)) for record in records}
+    values = {record.id: record.fact(name) for record in records}
     return {record_id: str(value) for record_id, value in values.items() if value is not None}

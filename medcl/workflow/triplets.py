@@ -9,7 +9,7 @@ from medcl.evaluation.joint_codes import JointCodes
 from medcl.evaluation.triplets import TripletScores, score_triplets, triplet_hits
 from medcl.records.csv_tables import line_of, read_table
 from medcl.workflow.alignment_data import AlignmentData
-from medcl.workflow.alignment_texts import report_sentences
+from medcl.workflow.alignment_texts import text_of
 from medcl.workflow.joint_space import JointSpace
 
 
@@ -32,7 +32,7 @@ def triplet_scores(
         if missing := [name for name in columns if not row[name].strip()]:
             problems.append(f"{path}:{line_of(number)}: has no {', '.join(missing)}")
         elif row["record"] in there:
-            caption = row.get("caption") or " ".join(report_sentences(report, data.manifest.by_id(row["record"])))
+            caption = row.get("caption") or text_of(report, data.manifest.by_id(row["record"]), data.captions)
             rows.append((row["record"], row.get("kind") or "all", caption, row["paraphrase"], row["wrong"]))
     if problems:
         raise DataError(problems)

@@ -20,7 +20,7 @@ from medcl.reporting.alignment_page import methods_table, write_alignment_page
 from medcl.types import Array
 from medcl.workflow.alignment_data import AlignmentData, has
 from medcl.workflow.joint_space import JointSpace, ids_of
-from medcl.workflow.prompt_targets import check_prompt_targets, truth_of, value_of
+from medcl.workflow.prompt_targets import check_prompt_targets, truth_of
 
 _FINDINGS = {"auroc": "AUROC", "auprc": "AUPRC", "f1": "F1", "accuracy": "accuracy"}
 _CLASSES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auroc": "AUROC"}
@@ -149,7 +149,7 @@ def _one_of(
     numbers = {
         value: place for place, (label, entry) in enumerate(bank.classes.items()) for value in entry.values or (label,)
     }
-    said = [str(value_of(record, bank.target or "")) for record in data.records(codes.ids)]
+    said = [str(record.fact(bank.target or "")) for record in data.records(codes.ids)]
     kept = [row for row, value in enumerate(said) if value in numbers]
     if not kept:
         return None

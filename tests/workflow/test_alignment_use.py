@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,11 +16,12 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from medcl.cli.main import app
-from medcl.config.align import AlignConfig
+from medcl.config.align import AlignConfig, ReportConfig
 from medcl.config.alignment_use import EmbedConfig, RetrieveConfig, ZeroshotConfig
 from medcl.config.load import load_config, validate
 from medcl.config.probe import ProbeConfig
 from medcl.config.prompts import PromptBank
+from medcl.config.shipped import find_config
 from medcl.errors import ConfigError, DataError, MedclError, WeightsError
 from medcl.evaluation.joint_codes import JointCodes
 from medcl.evaluation.methods import MethodScores
@@ -29,7 +31,7 @@ from medcl.runs import RunFolder
 from medcl.workflow.align import align
 from medcl.workflow.joint_space import JointSpace, embed
 from medcl.workflow.probes import probe
-from medcl.workflow.retrieve import retrieve, similarity_for, trained_similarity
+from medcl.workflow.retrieve import relevance_groups, retrieve, similarity_for, trained_similarity
 from medcl.workflow.search import search
 from medcl.workflow.zeroshot import zeroshot
 
@@ -344,6 +346,17 @@ class TestMessages:
         assert "no record of part test has a target wings; there are left, never, side" in line
         pos_neg = _problem(ZeroshotConfig, zeroshot, table, run, f"prompts={path}", "scoring=pos_neg")
         assert "pos_neg needs negatives" in pos_neg
+
+
+def test_captions_from_labels_are_texts_too() -> None:
+    """Records without a report have equal texts where their labels give equal captions."""
+    report = ReportConfig(captions=find_config("configs/captions/chexpert.yaml"))
+    space = SimpleNamespace(card=SimpleNamespace(modalities=SimpleNamespace(report=report)))
+    found = [("a", "Edema"), ("b", "Edema"), ("c", "Fracture")]
+    records = [Record(id=name, subject=name, targets={label: 1.0}) for name, label in found]
+    first, second, other = relevance_groups(SimpleNamespace(relevance="text"), space, records)
+    assert first == second != other
+    assert first >= 0
 
 
 def test_scores_are_read_as_they_were_written(table: Path, run: Path, tmp_path: Path) -> None:

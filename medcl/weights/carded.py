@@ -1,0 +1,53 @@
+"""Tensors and the YAML card beside them, which names their digest: a pair that was torn apart is noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from pydantic import ValidationError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from medcl import __version__
+from medcl.config.strict import Strict
+from medcl.errors import WeightsError
+from medcl.files import atomic_path
+from medcl.weights.read import sha256
+
+
+class Card(Strict):
+    """The facts of a file of tensors that these do not tell."""
+
+    sha256: str = ""
+
+
+AnyCard = TypeVar("AnyCard", bound=Card)
+
+
+def save_carded(state: Mapping[str, Tensor], tensors: Path, sheet: Path, card: Card) -> None:
+    """Write ``state`` as ``tensors`` and ``card`` with their digest as ``sheet``; both are complete before either appears."""
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    with atomic_path(sheet) as card_part, atomic_path(tensors) as part:
+        save_file(whole, part, metadata={"format": "pt", "medcl": __version__})
+        content = card.model_copy(update={"sha256": sha256(part)}).model_dump(mode="json")
+        card_part.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110), encoding="utf-8")
+
+
+def read_card(kind: type[AnyCard], sheet: Path, tensors: Path) -> AnyCard:
+    """The card ``sheet`` of ``tensors``. Raises WeightsError with one line a problem where it is damaged or of another file."""
+    try:
+        card = kind.model_validate(yaml.safe_load(sheet.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        raise WeightsError([f"{sheet}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise WeightsError(
+            f"{sheet}: cannot be read ({str(error).splitlines()[0]}); take it anew from the run"
+        ) from None
+    if not tensors.is_file() or card.sha256 != sha256(tensors):
+        raise WeightsError(
+            f"{tensors}: is not the file that {sheet.name} beside it describes; copy both from the same run"
+        )
+    return card

@@ -18,8 +18,6 @@ A peer that is not installed is left out (make peers installs them).
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import json
 import os
 import resource
@@ -29,10 +27,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
+from measuring import peer
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -221,34 +219,6 @@ def reference_terms(kind: str, rows: int, logits: Tensor, own: Tensor) -> Tensor
         weight = site_weights(device).double()[site[own]][:, site].masked_fill(positive, 1)
         others = (others + weight.log()).masked_fill((patient[own, None] == patient) & ~positive, -torch.inf)
     return others.logsumexp(1) - logits[row, partner]
-
-
-def peer(name: str, bare: tuple[str, ...] = ()) -> Any:
-    """A peer's module.
-
-    ``bare``: packages to open without running what is in them, where that asks for torchvision, of which there is no CPU
-    build; and modules that are imported and never called by the loss, to leave empty.
-    """
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != "torchvision":
-            raise
-    root = name.partition(".")[0]
-    for loaded in [module for module in sys.modules if module.partition(".")[0] == root]:
-        del sys.modules[loaded]
-    spec = importlib.util.find_spec(root)
-    assert spec is not None
-    assert spec.submodule_search_locations
-    folder = Path(spec.submodule_search_locations[0])
-    for package in bare:
-        parent, _, last = package.rpartition(".")
-        opened = ModuleType(package)
-        opened.__path__ = [str(folder.joinpath(*package.split(".")[1:]))]
-        sys.modules[package] = opened
-        if parent:
-            setattr(sys.modules[parent], last, opened)
-    return importlib.import_module(name)
 
 
 def run_once(loss: Loss, z: Tensor) -> tuple[float, Tensor]:

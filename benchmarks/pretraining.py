@@ -28,7 +28,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -37,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measuring import Meter
 
 SHAPE, VOLUMES = (160, 160, 160), 40
 SETTINGS = {"32x48x32": ((32, 48, 32), 8), "64x64x64": ((64, 64, 64), 4)}  # crop and volumes of a batch
@@ -228,31 +228,6 @@ def train_monai(job: Job) -> list[dict[str, float]]:
         elapsed = time.perf_counter() - begun
         rows.append({"rate": WINDOW / elapsed, "wait": waited / elapsed, "loss": float(loss)})
     return rows
-
-
-class Meter(threading.Thread):
-    """Watches this process and its children: the peak of their proportional set size, in MiB."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.peak = 0.0
-
-    def now(self) -> float:
-        import psutil
-
-        total = 0
-        own = psutil.Process()
-        for process in (own, *own.children(recursive=True)):
-            try:
-                total += process.memory_full_info().pss
-            except psutil.Error:
-                continue
-        return total / 2**20
-
-    def run(self) -> None:
-        while True:
-            self.peak = max(self.peak, self.now())
-            time.sleep(0.1)
 
 
 def measure(variant: str, job: Job) -> dict[str, float]:

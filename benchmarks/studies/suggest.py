@@ -1,6 +1,6 @@
 """Does it pay to choose the volumes that are labelled? Suggested pairs beside random pairs, fine-tuned and scored.
 
-    python benchmarks/suggest.py --data FOLDER --out DIR [--pools 5] [--random 10] [--steps 500] [--jobs 2] [--weights RUN]
+    python benchmarks/studies/suggest.py --data FOLDER --out DIR [--pools 5] [--random 10] [--steps 500] [--jobs 2] [--weights RUN]
 
 The recipe, network and fine-tuning are those of pipelines/hippocampus.yaml, and its test records are put aside before anything else.
 Each pool is another split of the other records (by --validation, its split seed is the pool's number): its training records are what is

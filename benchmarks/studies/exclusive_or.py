@@ -1,7 +1,7 @@
 """What only three modalities together tell: Symile and pairwise CLIP on an exclusive or (multimodal.md 4.3; Saporta et al. 2024).
 
 a and b are fair coins, c = a XOR b: no two of them know of each other, any two know the third. Each is shown as [value, whether it is missing] to a
-linear encoder. Scored on complete records: a, from b and c. Usage: python benchmarks/exclusive_or.py [--seeds 3] [--out FILE.json]
+linear encoder. Scored on complete records: a, from b and c. Usage: python benchmarks/studies/exclusive_or.py [--seeds 3] [--out FILE.json]
 """
 
 from __future__ import annotations

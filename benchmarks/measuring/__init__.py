@@ -1,0 +1,65 @@
+"""What several benchmarks need: the memory of a process and its children, and modules of peers."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import threading
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+
+class Meter(threading.Thread):
+    """Watches this process and its children: the peak of their proportional set size, in MiB."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak = 0.0
+
+    def now(self) -> float:
+        import psutil
+
+        total = 0
+        own = psutil.Process()
+        for process in (own, *own.children(recursive=True)):
+            try:
+                total += process.memory_full_info().pss
+            except psutil.Error:
+                continue
+        return total / 2**20
+
+    def run(self) -> None:
+        while True:
+            self.peak = max(self.peak, self.now())
+            time.sleep(0.1)
+
+
+def peer(name: str, bare: tuple[str, ...] = ()) -> Any:
+    """A peer's module.
+
+    ``bare``: packages to open without running what is in them, where that asks for torchvision, of which there is no CPU
+    build; and modules that are imported and never called by the loss, to leave empty.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != "torchvision":
+            raise
+    root = name.partition(".")[0]
+    for loaded in [module for module in sys.modules if module.partition(".")[0] == root]:
+        del sys.modules[loaded]
+    spec = importlib.util.find_spec(root)
+    assert spec is not None
+    assert spec.submodule_search_locations
+    folder = Path(spec.submodule_search_locations[0])
+    for package in bare:
+        parent, _, last = package.rpartition(".")
+        opened = ModuleType(package)
+        opened.__path__ = [str(folder.joinpath(*package.split(".")[1:]))]
+        sys.modules[package] = opened
+        if parent:
+            setattr(sys.modules[parent], last, opened)
+    return importlib.import_module(name)

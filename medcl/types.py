@@ -6,6 +6,7 @@ An *affine* maps voxel centres to world: ``world = affine[:3, :3] @ index + affi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 
 Affine = NDArray[np.float64]
 """``(4, 4)``: voxel-centre index to RAS world millimetres."""
+
+Progress = Callable[[int, int], None]
+"""Called with how many are done, of how many."""
 
 Array = NDArray[Any]
 Spacing = tuple[float, float, float]

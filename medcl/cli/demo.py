@@ -35,8 +35,8 @@ def command(
     from medcl.config.pipeline import PipelineConfig
     from medcl.config.shipped import find_config
     from medcl.errors import ConfigError
+    from medcl.reporting.progress import progress_bar
     from medcl.workflow.phantoms import simulate_phantoms
-    from medcl.workflow.prepare import progress_bar
     from medcl.workflow.simulate import simulate_cohort
 
     if patients and phantoms:

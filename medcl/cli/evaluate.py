@@ -45,17 +45,16 @@ def command(
     Example: medcl evaluate masks/ truth/ --out scores.json
     """
     from rich.console import Console
-    from rich.progress import Progress
 
     from medcl.config.evaluate import EvaluateConfig
     from medcl.config.load import validate
+    from medcl.reporting.progress import progress_bar
     from medcl.workflow.evaluate import evaluate
 
     values = {"prediction": prediction, "truth": truth, "out": out, "tolerance": tolerance, "workers": workers}
     config = validate(EvaluateConfig, {**values, "labels": _parse_labels(labels)})
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("scoring", total=None)
-        evaluation = evaluate(config, lambda done, total: bar.update(task, completed=done, total=total))
+    with progress_bar("scoring") as progress:
+        evaluation = evaluate(config, progress)
     console = Console()
     rows = evaluation.summary()
     console.print(_table(evaluation, rows))

@@ -33,18 +33,17 @@ def command(
     Example: medcl inspect scans/ --labels labels/ --check
     """
     from rich.console import Console
-    from rich.progress import Progress
 
     from medcl.config.inspect import InspectConfig
     from medcl.config.load import validate
     from medcl.modalities.image import FORMAT, UNKNOWN_PIXELS
+    from medcl.reporting.progress import progress_bar
     from medcl.workflow.inspection import inspect
 
     values = {"data": data, "labels": labels, "check": check, "out": out, "workers": workers}
     config = validate(InspectConfig, {**values, "label_volumes": label_volumes})
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading", total=None)
-        inspection = inspect(config, lambda done, total: bar.update(task, completed=done, total=total))
+    with progress_bar("reading") as progress:
+        inspection = inspect(config, progress)
     console = Console()
     console.print(_records_table(inspection))
     console.print(_summary_table(inspection))

@@ -34,9 +34,6 @@ def command(
 
     Example: medcl predict runs/seg new_scan.nii.gz --out masks/
     """
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
     from medcl.config.load import validate
     from medcl.config.predict import PredictConfig
     from medcl.errors import ConfigError
@@ -52,12 +49,11 @@ def command(
     options = {"tta": tta, "probabilities": probabilities, "batch": batch, "skip_existing": skip_existing}
     config = validate(PredictConfig, {**values, **options})
 
+    from medcl.reporting.progress import progress_bar
     from medcl.workflow.predict import predict
 
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("predicting", total=None)
-        found = predict(config, lambda done, total: bar.update(task, completed=done, total=total))
+    with progress_bar("predicting") as progress:
+        found = predict(config, progress)
     left = f", {len(found.skipped)} already there" if found.skipped else ""
     print(f"{len(found.written)} {found.what} written to {out}{left}")
     for reasons in found.failed.values():

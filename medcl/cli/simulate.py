@@ -27,7 +27,7 @@ def command(
     Example: medcl simulate patients --out simulated; medcl align configs/align/clip.yaml data.path=simulated/records.jsonl out=runs/clip
     """
     from medcl.errors import ConfigError
-    from medcl.workflow.prepare import progress_bar
+    from medcl.reporting.progress import progress_bar
     from medcl.workflow.simulation.cohort import simulate_patients
     from medcl.workflow.simulation.trees import TREES
 

@@ -39,7 +39,8 @@ def run_and_report(config: PipelineConfig) -> bool:
     if logging.getLogger().level > logging.DEBUG:
         logging.getLogger().setLevel(logging.WARNING)  # a study's runs say too much; their folders keep it
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     display = _Display(progress)
     try:
         result = run(config, watcher=display)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -25,9 +24,6 @@ from medcl.types import Affine, Array
 
 # Percentiles of more voxels than this are those of an even sample: sorting a whole-body CT tells no more.
 _ENOUGH_VOXELS = 1 << 22
-
-Progress = Callable[[int, int], None]
-"""Called with how many files are done, of how many."""
 
 
 def read_all_facts(manifest: Manifest, workers: int = 1, progress: Progress | None = None) -> dict[Path, VolumeFacts]:

@@ -24,7 +24,7 @@ from medcl.modalities.image import AFFINE as PLANE_AFFINE
 from medcl.modalities.radiograph import read_radiograph
 from medcl.modalities.volume import Volume, files_of, read_label, read_volume
 from medcl.preparation.apply import Prepared, check_label, prepare
-from medcl.preparation.parallel import Progress, on_each
+from medcl.preparation.parallel import on_each
 from medcl.preparation.recipe import Recipe
 from medcl.preparation.store import (
     ARRAYS,
@@ -42,7 +42,7 @@ from medcl.preparation.store import (
 )
 from medcl.records.manifest import Manifest
 from medcl.records.record import Record
-from medcl.types import Array
+from medcl.types import Array, Progress
 
 log = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ from medcl.modalities.image import UNKNOWN_PIXELS
 from medcl.modalities.volume import read_volume
 from medcl.preparation.axes import to_ras
 from medcl.preparation.body import body_box, body_mask
-from medcl.preparation.parallel import Progress, on_each
+from medcl.preparation.parallel import on_each
 from medcl.records.manifest import Manifest
 from medcl.records.names import is_image
 from medcl.records.record import Record
-from medcl.types import Shape, Spacing
+from medcl.types import Progress, Shape, Spacing
 
 log = logging.getLogger(__name__)
 

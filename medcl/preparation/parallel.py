@@ -11,12 +11,10 @@ from typing import TypeVar
 import SimpleITK as sitk
 
 from medcl.errors import DataError
+from medcl.types import Progress
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-Progress = Callable[[int, int], None]
-"""Called with (done, total) after every record."""
 
 
 def on_each(

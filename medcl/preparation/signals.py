@@ -16,10 +16,10 @@ from medcl.errors import DataError
 from medcl.files import atomic_path
 from medcl.modalities.ecg import LEADS, files_of, read_ecg
 from medcl.preparation.ecg import MORE_FREQUENCY, EcgPreset, prepare_ecg, resample
-from medcl.preparation.parallel import Progress, on_each
+from medcl.preparation.parallel import on_each
 from medcl.preparation.store import file_digest
 from medcl.records.record import Record
-from medcl.types import Array
+from medcl.types import Array, Progress
 
 FREQUENCIES: dict[EcgPreset, float] = {"more": MORE_FREQUENCY, "symile": 500.0}
 """Hz of prepared signals."""

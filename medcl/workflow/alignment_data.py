@@ -28,13 +28,13 @@ from medcl.records.mimic_cxr import FRONTAL
 from medcl.records.names import is_image
 from medcl.records.parts import Parts, parts_of
 from medcl.records.record import Record
+from medcl.reporting.progress import progress_bar
 from medcl.tasks.streams import ImageStream, ReportStream, SentenceStream, SignalStream, VectorStream, WrongStream
 from medcl.views.aligned import Stream
 from medcl.views.mirror import Mirror
 from medcl.views.sampler import ViewSampler
 from medcl.views.sources import Sources
 from medcl.workflow.alignment_texts import SharedReports, captions_of, report_sentences, shared_reports
-from medcl.workflow.prepare import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -257,7 +257,12 @@ def stream_of(
     return ImageStream(
         ViewSampler(
             store,
-            [name for record_id in ids if record_id in store for name in names.get(record_id, (record_id,))],
+            [
+                name
+                for record_id in ids
+                if modality in data.present[record_id]  # a store that is kept may hold more
+                for name in names.get(record_id, (record_id,))
+            ],
             views.model_copy(update={"slots": slots}),
             patch=(views.patch or store.recipe.patch)[:spatial_dims],
             batch=1,

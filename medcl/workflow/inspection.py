@@ -11,7 +11,7 @@ from pathlib import Path
 from medcl.config.inspect import InspectConfig
 from medcl.errors import DataError
 from medcl.files import write_text
-from medcl.modalities.facts import Progress, read_all_facts
+from medcl.modalities.facts import read_all_facts
 from medcl.records.checks import check
 from medcl.records.facts import VolumeFacts
 from medcl.records.findings import Finding
@@ -19,6 +19,7 @@ from medcl.records.layouts import open_data
 from medcl.records.manifest import Manifest
 from medcl.records.record import Record
 from medcl.runs import RunFolder
+from medcl.types import Progress
 from medcl.workflow.inspection_modalities import check_modalities
 
 

@@ -10,13 +10,13 @@ from typing import NamedTuple
 from medcl.errors import DataError
 from medcl.modalities.duplicates import shared_texts
 from medcl.modalities.ecg import read_ecg
-from medcl.modalities.facts import Progress
 from medcl.modalities.radiograph import read_radiograph
 from medcl.modalities.report import read_report
 from medcl.modalities.report_text import clean
 from medcl.preparation.parallel import on_each
 from medcl.records.findings import Finding, finding
 from medcl.records.manifest import Manifest
+from medcl.types import Progress
 
 
 class _File(NamedTuple):

@@ -20,9 +20,9 @@ from medcl.errors import ConfigError
 from medcl.evaluation.joint_codes import JointCodes
 from medcl.inference.predictor import torch_device
 from medcl.records.manifest import Manifest
+from medcl.reporting.progress import progress_bar
 from medcl.weights.alignment import AlignmentCard, AlignmentFile, find_alignment
 from medcl.workflow.alignment_data import AlignmentData, Preparations, open_alignment, stream_of
-from medcl.workflow.prepare import progress_bar
 
 _SPLIT_KEYS = ("test", "validation", "split", "split_seed", "count")
 SEEN = "seen_in_pretraining"
@@ -117,6 +117,8 @@ class JointSpace:
 
     def inputs(self, name: str, data: AlignmentData, ids: Sequence[str], title: str) -> Iterator[tuple[list[int], Any]]:
         """Inputs of the encoder ``name`` in batches, each with its rows among ``ids``; records without it are left out."""
+        if not any(name in data.present[record_id] for record_id in ids):
+            return
         section = getattr(self.card.modalities, name)
         stream = stream_of(
             name,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from medcl.config.data import DataConfig, RecipeConfig
@@ -13,7 +12,6 @@ from medcl.errors import DataError
 from medcl.files import write_text
 from medcl.preparation.build import build_store
 from medcl.preparation.fingerprint import Fingerprint, fingerprint
-from medcl.preparation.parallel import Progress
 from medcl.preparation.recipe import Recipe, derive_recipe
 from medcl.preparation.store import INDEX, Store
 from medcl.records.layouts import open_data
@@ -100,19 +98,6 @@ def _fingerprint(manifest: Manifest, workers: int) -> Fingerprint:
 def _build(manifest: Manifest, recipe: Recipe, folder: Path, workers: int) -> Store:
     with progress_bar("preparing") as progress:
         return build_store(manifest, recipe, folder, workers, progress)
-
-
-@contextmanager
-def progress_bar(title: str) -> Iterator[Progress]:
-    """A bar on the terminal that disappears when done."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def check_store(folder: Path | str) -> list[str]:

@@ -30,13 +30,13 @@ from medcl.records.layouts import open_data
 from medcl.records.manifest import Manifest
 from medcl.records.parts import parts_of
 from medcl.records.record import Record
+from medcl.reporting.progress import progress_bar
 from medcl.seeds import derive_seed
 from medcl.tasks.pretraining import PretrainTask
 from medcl.types import Array
 from medcl.weights.alignment import is_alignment
 from medcl.weights.load import build_network, find_weights
 from medcl.workflow.alignment_probes import probe_alignment
-from medcl.workflow.prepare import progress_bar
 from medcl.workflow.scans import Scans
 from medcl.workflow.told import Codes, check_targets, told
 

@@ -30,10 +30,10 @@ from medcl.records.layouts import open_data
 from medcl.records.manifest import Manifest
 from medcl.records.parts import parts_of
 from medcl.records.record import Record
+from medcl.reporting.progress import progress_bar
 from medcl.types import Array
 from medcl.weights.load import build_network
 from medcl.weights.read import WeightsFile, find_weights
-from medcl.workflow.prepare import progress_bar
 
 log = logging.getLogger(__name__)
 

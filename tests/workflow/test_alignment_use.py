@@ -263,6 +263,21 @@ class TestZeroshot:
         assert stored["radiograph"]["scores"]["never"]["auroc"]["mean"] is None
         assert "seen_in_pretraining" in (tmp_path / "told.html").read_text()
 
+    def test_findings_without_validation_records(self, table: Path, run: Path, tmp_path: Path) -> None:
+        (tmp_path / "prompts.yaml").write_text(PROMPTS)
+        config = _config(
+            ZeroshotConfig, table, run, f"prompts={tmp_path / 'prompts.yaml'}", "part=all", "data.validation=0"
+        )
+        assert "there are no validation records" in " ".join(zeroshot(config)["radiograph"].notes)
+
+    def test_records_of_which_none_has_a_picture(self, table: Path, run: Path, tmp_path: Path) -> None:
+        manifest = Manifest.read(table)
+        bare = tuple(replace(record, radiograph=()) for record in manifest.records)
+        Manifest(bare, provenance=manifest.provenance).write(tmp_path / "bare.jsonl")
+        found = embed(_config(EmbedConfig, tmp_path / "bare.jsonl", run, f"out={tmp_path / 'codes.npz'}"))
+        assert not found.present["radiograph"].any()
+        assert found.present["report"].any()
+
     def test_one_of_several_classes(self, table: Path, run: Path, tmp_path: Path) -> None:
         prompts = tmp_path / "prompts.yaml"
         prompts.write_text(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from resuming import check_killed_and_resumed
 
 import medcl.objectives  # noqa: F401  (announces the objectives)
 from medcl.config.align import AlignConfig
@@ -64,8 +68,8 @@ def cohort(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Path:
     return folder / "records.jsonl"
 
 
-def mini(name: str, cohort: Path, out: Path) -> AlignConfig:
-    """A preset with the smallest networks, none of them pretrained, and two steps a stage."""
+def mini(name: str, steps: int = 2) -> dict[str, Any]:
+    """A preset with the smallest networks, none of them pretrained, and ``steps`` a stage; without ``data`` and ``out``."""
     values = yaml.safe_load(find_config(f"configs/align/{name}.yaml").read_text())
     for modality, section in values["modalities"].items():
         if section["encoder"]["name"] == "pretrained_text":
@@ -82,21 +86,21 @@ def mini(name: str, cohort: Path, out: Path) -> AlignConfig:
         if modality == "ecg":
             section["seconds"] = 2
     for stage in values["stages"]:
-        stage.update(steps=2, batch=6)
+        stage.update(steps=steps, batch=6)
         for term in stage["terms"]:
             term["objective"].update(OBJECTIVES.get(term["objective"]["name"], {}))
-    values.update(joint=8, fusion={"layers": 1, "heads": 2}, out=out)
+    values.update(joint=8, fusion={"layers": 1, "heads": 2})
     values.pop("sources", None)  # the records are of one
     if "classes" in values:
         values["classes"] = ["Edema", "Fracture"]
-    values["data"] = {"path": cohort, "store": cohort.parent / "store", "test": 1}
     values["trainer"] = {"device": "cpu", "threads": 1, "log_every": 1, "precision": "32"}
-    return validate(AlignConfig, values)
+    return dict(values)
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_it_trains_and_is_read_again(name: str, cohort: Path, tmp_path: Path) -> None:
-    found = mini(name, cohort, tmp_path / "run")
+    data = {"path": cohort, "store": cohort.parent / "store", "test": 1}
+    found = validate(AlignConfig, {**mini(name), "data": data, "out": tmp_path / "run"})
     run = align(found, progress=False)
     rows = run.read_metrics()
     assert len(rows) == 2 * len(found.stages)
@@ -111,3 +115,29 @@ def test_it_trains_and_is_read_again(name: str, cohort: Path, tmp_path: Path) ->
     if network.tokenizer is not None:
         assert network("report", network.tokenizer(["Lungs are clear."])).isfinite().all()
     assert torch.isfinite(torch.cat([part.flatten() for part in network.state_dict().values()]).double()).all()
+
+
+PROMPTS = "version: 1\nclasses: {Edema: {prompts: [Edema is seen], negatives: [Lungs are clear]}}\n"
+
+
+@pytest.mark.study
+@pytest.mark.parametrize("name", PRESETS)
+def test_killed_resumed_and_used_in_other_processes(name: str, cohort: Path, tmp_path: Path) -> None:
+    values = mini(name, steps=-(-30 // len(mini(name)["stages"])))
+    check_killed_and_resumed("align", values, [], 17, cohort, tmp_path)
+    (tmp_path / "prompts.yaml").write_text(PROMPTS)
+    modalities, weights = values["modalities"], str(tmp_path / "broken")
+
+    def use(command: str, *options: str) -> tuple[int, str]:
+        line = [command, str(cohort), "--weights", weights, *options, "--out", str(tmp_path / f"{command}.json")]
+        done = subprocess.run([sys.executable, "-m", "medcl.cli.main", *line], capture_output=True, text=True)
+        assert "Traceback" not in done.stderr
+        return done.returncode, done.stderr
+
+    assert use("retrieve", "part=all") == (0, "")
+    directions = json.loads((tmp_path / "retrieve.json").read_text())["directions"]
+    assert len(directions) >= 2
+    code, said = use("zeroshot", "--prompts", str(tmp_path / "prompts.yaml"), "part=all")
+    assert (code == 0) == ("report" in modalities), said
+    code, said = use("probe", "--targets", "Edema")
+    assert code == 0, said

@@ -213,6 +213,24 @@ class AlignTermConfig(Strict):
         False, description="objectives of places read the sentences of a text instead of its words (encoder.sentences)"
     )
 
+    mosaic: tuple[Annotated[int, Field(ge=2)], ...] = Field(
+        (),
+        description="images are put side by side, as many along x and y as each of these, and each is a region: [2, 3, 4] for CLIM",
+    )
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The places of images."""
+        return tuple(place for place in self.between if place in ("radiograph", "volume"))
+
+    @model_validator(mode="after")
+    def _images_to_tile(self) -> AlignTermConfig:
+        if self.mosaic and (self.objective.reads != "vectors" or not self.images):
+            raise ValueError(
+                "mosaic: for objectives of vectors, such as pairwise_clip, between radiograph or volume and others"
+            )
+        return self
+
     @property
     def attends(self) -> bool:
         """Whether the words of a report attend to the other places."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -25,6 +25,13 @@ class Encoded:
     levels: tuple[Tensor, ...] = ()
     word: Tensor | None = None
     sentence: Tensor | None = None
+
+    def shifted(self, by: Tensor) -> Encoded:
+        """The same with ``by (B, C)`` added to the representation and to every place."""
+        local = self.local
+        if local is not None:
+            local = local + by.reshape(*by.shape, *[1] * (local.ndim - 2))
+        return replace(self, pooled=self.pooled + by, local=local)
 
 
 class ModalityEncoder(nn.Module):

@@ -114,6 +114,16 @@ class JointEncoders(nn.Module):
         codes: Tensor = head(encoded.local).flatten(2).mean(2) if isinstance(head, MapHead) else head(encoded.pooled)
         return codes
 
+    def sites(self, name: str, encoded: Encoded) -> Tensor:
+        """Codes ``(B, D, *S)`` of every place by itself, as the head makes them. Raises ConfigError where the encoder has no places."""
+        if encoded.local is None:
+            raise ConfigError(f"{name}: its encoder gives one vector and nothing of places; choose another one")
+        if self._has_map(name):
+            found: Tensor = self.heads[name](encoded.local)
+            return found
+        rows = encoded.local.movedim(1, -1)
+        return self.heads[name](rows.flatten(0, -2)).unflatten(0, rows.shape[:-1]).movedim(-1, 1)
+
     def localise(
         self, name: str, encoded: Encoded, level: int = -1, *, sentences: bool = False
     ) -> tuple[Tensor, Tensor]:

@@ -81,7 +81,7 @@ class Tuned(nn.Module):
         return {name: value for name, value in self.state_dict().items() if not name.startswith("network.")}
 
     def forward(self, inputs: Any, texts: Tokens) -> Told:
-        image = self.image_code(self.image(inputs).pooled)
+        image = self.image_code(self.image(inputs))
         text = self.text_code(self.texts(texts).pooled)[None]
         return Told(image @ text[0].T, image, text)
 
@@ -90,11 +90,11 @@ class Tuned(nn.Module):
             found: Encoded = self.network.encoders[self.modality](inputs, *prompts)
         return found
 
-    def image_code(self, pooled: Tensor) -> Tensor:
-        return functional.normalize(self.network.heads[self.modality](pooled).float(), dim=-1)
+    def image_code(self, encoded: Encoded) -> Tensor:
+        return functional.normalize(self.network.project(self.modality, encoded).float(), dim=-1)
 
     def text_code(self, pooled: Tensor) -> Tensor:
-        return functional.normalize(self.network.heads["report"](pooled).float(), dim=-1)
+        return functional.normalize(self.network.project("report", Encoded(pooled)).float(), dim=-1)
 
 
 class LoraTuned(Tuned):
@@ -138,7 +138,7 @@ class ContextTuned(Tuned):
         self.context = nn.Parameter(start)
 
     def forward(self, inputs: Any, texts: Tokens) -> Told:
-        image = self.image_code(self.image(inputs).pooled)
+        image = self.image_code(self.image(inputs))
         count = len(texts.ids)
         context = self.context.repeat_interleave(count, 0)
         text = self.text_code(self._read(repeated(texts, len(self.context)), context)).unflatten(0, (-1, count))
@@ -172,7 +172,7 @@ class MapleTuned(ContextTuned):
     def forward(self, inputs: Any, texts: Tokens) -> Told:
         layers = [self.context[0], *self.deep]
         prompts = [couple(layer) for couple, layer in zip(self.couplings, layers, strict=True)]
-        image = self.image_code(self.image(inputs, prompts).pooled)
+        image = self.image_code(self.image(inputs, prompts))
         context = self.context.expand(len(texts.ids), -1, -1)
         text = self.text_code(self._read(texts, context, list(self.deep)))[None]
         return Told(image @ text[0].T, image, text)
@@ -198,7 +198,7 @@ class GoproTuned(ContextTuned):
     def with_projection(self, inputs: Any, texts: Tokens) -> tuple[Told, Tensor]:
         """The same with the projections ``(B, 128)`` of the images."""
         encoded, styles = self._image_with_styles(inputs)
-        image, projected = self.image_code(encoded.pooled), self.projection(encoded.pooled)
+        image, projected = self.image_code(encoded), self.projection(encoded.pooled)
         shift = self.content(projected) + self.style(self.style_norm(styles)).mean(0)
         context = (self.context[0] + shift[:, None])[:, None].expand(-1, len(texts.ids), -1, -1)
         text = self.text_code(self._read_for_each(texts, context))
@@ -244,10 +244,9 @@ class ClassAwareTuned(ContextTuned):
             classes = self.texts(texts).pooled.expand(len(places), -1, -1)
         read, _ = self.class_reads(classes, places, places, need_weights=False)
         features = self._read_for_each(texts, self.context[0] + read[:, :, None])
-        pooled = encoded.pooled
         if self.image_reads is not None:
-            pooled = pooled + self.image_reads(places, features, features, need_weights=False)[0].mean(1)
-        image, text = self.image_code(pooled), self.text_code(features)
+            encoded = encoded.shifted(self.image_reads(places, features, features, need_weights=False)[0].mean(1))
+        image, text = self.image_code(encoded), self.text_code(features)
         return Told(torch.einsum("bd,btd->bt", image, text), image, text)
 
 

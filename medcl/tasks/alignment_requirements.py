@@ -15,6 +15,11 @@ def check_alignment(config: AlignConfig) -> None:
         for place, term in enumerate(stage.terms):
             at = f"stages.{number}.terms.{place} ({term.objective.name})"
             problems += [f"{at}: {message}" for message in (*_places(term), *_lacking(config, term))]
+            needed = sum(grid**2 for grid in term.mosaic)
+            if stage.batch < needed:
+                problems.append(
+                    f"{at}: mosaics of {list(term.mosaic)} take {needed} images, but batch is {stage.batch}"
+                )
         taught = [term.objective for term in stage.terms if isinstance(term.objective, TaughtObjective)]
         if len({(entry.momentum, entry.momentum_schedule) for entry in taught}) > 1:
             problems.append(

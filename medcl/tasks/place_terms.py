@@ -41,6 +41,22 @@ class PlaceTerm(AlignTerm):
             yield Places(found.rows[rows], found.valid[rows])
 
 
+class MosaicTerm(AlignTerm):
+    """Codes of images as regions of mosaics of the batch, with those of whole records of everything else. Source: Wu et al. 2024 (CLIM)."""
+
+    def __init__(self, config: AlignTermConfig, network: JointEncoders, setting: Setting) -> None:
+        super().__init__(config, network, setting)
+        self.images, self.grids = config.images, config.mosaic
+
+    def _vectors(self, seen: Seen) -> Tensor:
+        return torch.stack(
+            [
+                seen.regions(place, slot, self.grids) if place in self.images else seen.codes(place, slot)
+                for place, slot in self.places()
+            ]
+        )
+
+
 def level_of(place: str, level: int) -> int:
     """The level of the maps of ``place``: a text and a signal have one."""
     return level if modality_of(place) in ("radiograph", "volume") else -1

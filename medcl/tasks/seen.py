@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -12,7 +13,9 @@ from medcl.encoders.encoded import Encoded
 from medcl.encoders.joint import JointEncoders
 from medcl.encoders.norms import running_statistics
 from medcl.objectives.codes import Places
+from medcl.objectives.region_captions import box_means
 from medcl.views.aligned import AlignedBatch
+from medcl.views.mosaic import mosaics
 
 
 def modality_of(place: str) -> str:
@@ -89,6 +92,17 @@ class Seen:
         with self._norms(place):
             rows, valid = self.network.localise(modality_of(place), encoded, level, sentences=sentences)
         return Places(self.placed(rows, place), self.placed(valid, place))
+
+    def regions(self, place: str, slot: int, grids: Sequence[int]) -> Tensor:
+        """Codes ``(B, D)`` of the images of ``place`` as regions of mosaics (:func:`medcl.views.mosaic.mosaics`): means over the places of each."""
+        images = self.inputs(place, slot)
+        if images is None:
+            return self.codes(place, slot)
+        tiled = mosaics(images, grids)
+        single = running_statistics(self.network) if len(tiled.images) == 1 else nullcontext()
+        with single:
+            maps = self.network.sites(place, self.network.encode(place, tiled.images))
+        return self.placed(box_means(maps, tiled.boxes, tiled.canvas), place)
 
     def placed(self, rows: Tensor, place: str) -> Tensor:
         """``rows (n, ...)`` of the records that have ``place`` among all: ``(B, ...)``, 0 for the others."""

@@ -9,13 +9,15 @@ from medcl.objectives.codes import Setting
 from medcl.objectives.words import NextWords
 from medcl.tasks.alignment_terms import AlignTerm
 from medcl.tasks.pair_terms import MatchingTerm
-from medcl.tasks.place_terms import PlaceTerm
+from medcl.tasks.place_terms import MosaicTerm, PlaceTerm
 from medcl.tasks.word_terms import MaskedWordsTerm, NextWordsTerm
 
 
 def build_term(config: AlignTermConfig, network: JointEncoders, setting: Setting) -> AlignTerm:
     """The term that ``config`` describes. Raises ConfigError where an alignment cannot serve its objective."""
     match config.objective.reads:
+        case "vectors" if config.mosaic:
+            return MosaicTerm(config, network, setting)
         case "vectors":
             return AlignTerm(config, network, setting)
         case "local":

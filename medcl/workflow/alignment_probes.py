@@ -84,8 +84,8 @@ def _vectors(name: str, prefix: str, space: JointSpace, data: AlignmentData, ids
     """The layers of modality ``name`` of those of ``ids`` that have it, called with ``prefix``."""
     found: Layers = {}
     for rows, inputs in space.inputs(name, data, ids, f"{prefix}features"):
-        pooled = space.network.encode(name, inputs).pooled
-        values = zip(LAYERS, (pooled, space.network.heads[name](pooled)), strict=True)
+        encoded = space.network.encode(name, inputs)
+        values = zip(LAYERS, (encoded.pooled, space.network.project(name, encoded)), strict=True)
         arrays = {f"{prefix}{name}.{layer}": tensor.double().cpu().numpy() for layer, tensor in values}
         for place, row in enumerate(rows):
             found[ids[row]] = {layer: array[place] for layer, array in arrays.items()}

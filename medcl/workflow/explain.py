@@ -16,6 +16,7 @@ from torch.nn import functional
 from medcl.config.explain import ExplainConfig
 from medcl.encoders.attentions import places_of, recorded_attentions, text_with_attentions
 from medcl.encoders.ecg import EcgViT
+from medcl.encoders.encoded import Encoded
 from medcl.encoders.joint import JointEncoders
 from medcl.encoders.text import TextEncoder, Tokens, pool
 from medcl.errors import DataError, WeightsError
@@ -111,7 +112,7 @@ def explained(
     with recorded_attentions(encoder) as attentions:  # type: ignore[arg-type]
         encoded = encoder(inputs)
     words, of_text = text_with_attentions(texts, tokens)
-    image, text = _unit(network.heads[modality](encoded.pooled)), _unit(network.heads["report"](words))
+    image, text = _unit(network.project(modality, encoded)), _unit(network.project("report", Encoded(words)))
     score = (image * text).sum()
     by_place = image_relevance(attention_relevance(score, attentions))[0]
     read = _read_out(tokens, texts)

@@ -122,12 +122,11 @@ def _places(space: JointSpace, data: AlignmentData, phrases: Sequence[Phrase]) -
     for begin in range(0, len(ids), space.batch):
         rows = ids[begin : begin + space.batch]
         (view,) = stream.sampler.render(stream.plan(rows, [0] * len(rows), 1)["views"], space.device)
-        local = space.network.encode("radiograph", view.data).local
-        if local is None or min(local.shape[2:]) < 2:
+        encoded = space.network.encode("radiograph", view.data)
+        if encoded.local is None or min(encoded.local.shape[2:]) < 2:
             raise ConfigError("weights: their radiograph encoder has no map of places to look for phrases in")
-        sites = local.movedim(1, -1)
-        codes = space.network.heads["radiograph"](sites.flatten(0, -2)).unflatten(0, sites.shape[:-1])
-        yield from zip(codes.movedim(-1, 1).float().cpu(), view.affine.cpu(), strict=True)
+        codes = space.network.sites("radiograph", encoded)
+        yield from zip(codes.float().cpu(), view.affine.cpu(), strict=True)
 
 
 def _crop(affine: Tensor, space: JointSpace, data: AlignmentData) -> tuple[list[float], list[float]]:

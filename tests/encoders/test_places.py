@@ -81,6 +81,17 @@ def test_the_code_of_a_map_head_is_the_mean_of_its_map() -> None:
     assert set(joint.places) == {"report"}
 
 
+@pytest.mark.parametrize("head", [LinearHeadConfig(), MapHeadConfig()])
+def test_codes_of_single_sites_have_the_code_of_the_whole_as_their_mean(head: object) -> None:
+    joint = network((), head).eval()
+    encoded = joint.encode("radiograph", torch.randn(2, 1, 64, 96))
+    sites = joint.sites("radiograph", encoded)
+    assert sites.shape == (2, JOINT, 2, 3)
+    torch.testing.assert_close(joint.project("radiograph", encoded), sites.flatten(2).mean(2))
+    with pytest.raises(ConfigError, match="labs: its encoder gives one vector"):
+        joint.sites("labs", joint.encode("labs", torch.zeros(1, 2)))
+
+
 @pytest.mark.parametrize(
     ("places", "head", "message"),
     [

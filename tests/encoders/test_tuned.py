@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import normalize
 
-from medcl.config.align import LinearHeadConfig
+from medcl.config.align import LinearHeadConfig, MapHeadConfig
 from medcl.config.modalities import EcgViTConfig, ResNetConfig, ViTConfig
 from medcl.config.prompt_tuning import ClassAwareTuning, GoproTuning, LoraTuning, MapleTuning, MsgcoopTuning, Tuning
 from medcl.config.text import BertConfig
@@ -38,6 +39,8 @@ def alignment(image: str = "vit", text: TextEncoder | None = None) -> JointEncod
         config = ViTConfig(width=16, layers=2, heads=2) if image == "vit" else ResNetConfig(depth=10, width=4)
         encoders = {"radiograph": build_image_encoder(config, 1, (32, 32)), "report": text}
     heads = {name: LinearHeadConfig() for name in encoders}
+    if image == "map":
+        heads["radiograph"] = MapHeadConfig()
     network = JointEncoders(encoders, heads, 8).eval()
     with torch.no_grad():
         for value in network.parameters():
@@ -55,7 +58,10 @@ def frozen_similarity(image: str) -> torch.Tensor:
     network = alignment(image)
     modality, x = inputs_of(network)
     with torch.no_grad():
-        return Tuned(network, modality).eval()(x, network.tokenizer(TEXTS)).similarity
+        found = Tuned(network, modality).eval()(x, network.tokenizer(TEXTS)).similarity
+        codes = (normalize(network(*given), dim=1) for given in ((modality, x), ("report", network.tokenizer(TEXTS))))
+        torch.testing.assert_close(found, torch.mm(next(codes), next(codes).T))
+    return found
 
 
 METHODS: list[Tuning] = [
@@ -67,12 +73,12 @@ METHODS: list[Tuning] = [
 ]
 
 
-@pytest.mark.parametrize("image", ["vit", "resnet", "ecg"])
+@pytest.mark.parametrize("image", ["vit", "resnet", "map", "ecg"])
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_without_tokens_and_before_training_it_is_the_frozen_alignment(method: Tuning, image: str) -> None:
     network = alignment(image)
     modality, x = inputs_of(network)
-    if isinstance(method, MapleTuning) and image == "resnet":
+    if isinstance(method, MapleTuning) and image in ("resnet", "map"):
         return
     tuned = build_tuned(network, modality, method, LEADS).eval()
     found = tuned(x, network.tokenizer(TEXTS)).similarity

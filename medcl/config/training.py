@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, P
 
 from medcl.config.strict import Strict
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
 # On a command line 32 is a number.
 Precision = Annotated[Literal["32", "bf16", "auto"], BeforeValidator(lambda value: "32" if value == 32 else value)]
 
@@ -18,6 +19,8 @@ class OptimiserConfig(Strict):
     name: Literal["adam", "adamw", "sgd"] = "adamw"
     lr: PositiveFloat = 1e-3
     weight_decay: NonNegativeFloat = 1e-4
+    betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="of adam and adamw: decay of both moments")
+    eps: PositiveFloat = Field(1e-8, description="of adam and adamw")
     schedule: Literal["constant", "cosine", "polynomial"] = "cosine"
     warmup: NonNegativeInt = Field(50, description="steps of linear warm-up")
     clip: PositiveFloat | None = Field(5.0, description="largest gradient norm; null: no clipping")

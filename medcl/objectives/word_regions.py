@@ -167,9 +167,23 @@ def _attention(sites: Tensor, words: Tensor, some: Tensor, sharpness: float) -> 
 def words_of_all(places: Places, gather: Gather) -> tuple[Tensor, Tensor]:
     """Words ``(B, T, D)`` of texts and which are real ``(B, T)``, padded to the longest text of all processes."""
     rows, valid = places.rows.flatten(2).transpose(1, 2), places.valid.flatten(1)
-    longest = int(gather.rows(torch.tensor([valid.shape[1]], device=valid.device))[0].max())
-    more = longest - valid.shape[1]
+    more = _most(valid.shape[1], valid, gather) - valid.shape[1]
     return functional.pad(rows, (0, 0, 0, more)), functional.pad(valid, (0, more))
+
+
+def sites_of_all(places: Places, words: Tensor, gather: Gather) -> Tensor:
+    """Features ``(B, D, S)`` of images; of a process without any as many places as the others have.
+
+    Those hang on ``words``, so that its backward pass meets the others'.
+    """
+    rows = places.rows.flatten(2)
+    most = _most(rows.shape[2] if len(rows) else 0, rows, gather)
+    return rows if len(rows) else rows.new_zeros(0, rows.shape[1], most) + 0 * words.sum()
+
+
+def _most(own: int, like: Tensor, gather: Gather) -> int:
+    """The largest ``own`` of all processes."""
+    return int(gather.rows(torch.tensor([own], device=like.device))[0].max())
 
 
 class WordRegions(ObjectiveConfig):
@@ -193,7 +207,7 @@ class WordRegions(ObjectiveConfig):
         image, text = required(codes.local, self.name, "needs features of places and words; use it in medcl align")
         words, given = words_of_all(text, gather)
         return word_regions(
-            image.rows,
+            sites_of_all(image, words, gather),
             words,
             given,
             temperature=temperature,

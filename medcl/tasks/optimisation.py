@@ -31,7 +31,7 @@ def build_optimiser(groups: Iterable[dict[str, Any]], config: OptimiserConfig, s
         optimiser = torch.optim.SGD(split, lr=config.lr, momentum=0.99, nesterov=True)
     else:
         kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-        optimiser = kind(split, lr=config.lr)
+        optimiser = kind(split, lr=config.lr, betas=config.betas, eps=config.eps)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, rate_factor(config, steps))
     return {"optimizer": optimiser, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

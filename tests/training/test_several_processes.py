@@ -16,6 +16,8 @@ import pytest
 import torch
 import yaml
 
+from medcl.records.manifest import Manifest
+from medcl.records.record import Record
 from medcl.runs import RunFolder
 
 STAGE = {
@@ -70,6 +72,60 @@ def test_two_processes_train_and_write_one_run(name: str, small_cohort: Path, tm
         first = run.read_metrics()[0]
         all_equal = first["loss"] / first["loss_over_all_equal"]
         assert all_equal == pytest.approx(math.log(2 * 4 - 1), rel=1e-5)  # the items of both processes are candidates
+
+
+ALIGNED = {
+    "joint": 8,
+    "fusion": {"layers": 1, "heads": 2},
+    "modalities": {
+        "radiograph": {"encoder": {"name": "resnet", "depth": 10, "width": 4}, "shorter": 32, "patch": [32, 32]},
+        "labs": {"encoder": {"hidden": [8]}},
+        "report": {"encoder": {"name": "bert", "layers": 1, "width": 16, "heads": 2, "max_length": 32}},
+    },
+    "stages": [
+        {
+            "name": "joint",
+            "steps": 6,
+            "batch": 3,
+            "terms": [
+                {"objective": {"name": "pairwise_clip"}, "between": ["report", "radiograph", "labs"]},
+                {"objective": {"name": "gram", "min_group": 2}, "between": ["report", "radiograph", "labs"]},
+                {"objective": {"name": "word_regions"}, "between": ["radiograph", "report"], "level": -2},
+                {"objective": {"name": "masked_words"}, "between": ["report", "radiograph"]},
+                {"objective": {"name": "matching"}, "between": ["report", "radiograph"]},
+                {"objective": {"name": "momentum_alignment", "queue": 16}, "between": ["radiograph", "report"]},
+            ],
+        }
+    ],
+}
+
+
+@pytest.mark.slow
+def test_two_processes_align_although_few_records_have_an_image(tmp_path: Path) -> None:
+    """In half of the steps one of the processes has none."""
+    from PIL import Image
+
+    records = []
+    for number in range(18):
+        Image.new("L", (36, 40), 10 * number).save(tmp_path / f"{number}.png")
+        images = (tmp_path / f"{number}.png",) if number % 4 == 0 else ()
+        report = f"Heart of size {number}. Lungs are clear."
+        one = Record(
+            id=f"r{number}", subject=f"s{number}", radiograph=images, report=report, labs={"crp": 1.0 * number}
+        )
+        records.append(one)
+    Manifest(tuple(records)).write(tmp_path / "records.jsonl")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(ALIGNED))
+    settings = ["trainer.devices=2", "trainer.device=cpu", "trainer.log_every=1", "trainer.threads=1"]
+    data = [f"data.path={tmp_path / 'records.jsonl'}", f"out={tmp_path / 'run'}"]
+    process = _medcl("align", str(tmp_path / "config.yaml"), *data, *settings)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    rows = RunFolder(tmp_path / "run").read_metrics()
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert all(math.isfinite(row["loss"]) for row in rows)
+    assert len({row["loss"] for row in rows}) == 6
+    assert (tmp_path / "run" / "weights" / "weights.safetensors").is_file()
 
 
 def _medcl(*arguments: str) -> subprocess.Popen[str]:

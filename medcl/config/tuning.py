@@ -27,7 +27,12 @@ class TuningConfig(Strict):
     steps: PositiveInt = 1000
     batch: PositiveInt = 8
     freeze: tuple[Literal["encoder", "decoder"], ...] = ()
-    encoder_lr: PositiveFloat = Field(1.0, description="learning rate of pretrained parts, relative to the optimiser's")
+    encoder_lr: PositiveFloat = Field(
+        1.0, description="learning rate of a pretrained encoder, relative to the optimiser's"
+    )
+    encoder_lr_decay: float = Field(
+        1.0, gt=0, le=1, description="of the pretrained encoder, from each level to the finer one: layer-wise rates"
+    )
     optimiser: OptimiserConfig = OptimiserConfig(lr=2e-3)
     trainer: TrainerConfig = TrainerConfig()
     seed: NonNegativeInt = 0

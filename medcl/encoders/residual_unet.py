@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from medcl.encoders.volume import Encoder, crop_to
+from medcl.encoders.volume import Encoder, StagedDown, crop_to
 
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 _CONV_TRANSPOSE = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -92,7 +92,7 @@ class ResidualBlock(nn.Module):
         return nn.functional.leaky_relu_(y, 0.01)
 
 
-class ResidualEncoder(nn.Module):
+class ResidualEncoder(StagedDown):
     """Stem and stages; returns the features of every stage, preceded by the image where the stem strides."""
 
     def __init__(self, in_channels: int, layout: Layout) -> None:
@@ -108,6 +108,9 @@ class ResidualEncoder(nn.Module):
             )
             for (inputs, outputs), count, stride in zip(pairwise(widths), layout.blocks, layout.strides, strict=True)
         )
+
+    def layers(self) -> list[list[nn.Module]]:
+        return [[], *super().layers()] if self.returns_image else super().layers()
 
     def forward(self, x: Tensor) -> list[Tensor]:
         features = [x] if self.returns_image else []

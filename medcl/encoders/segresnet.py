@@ -5,10 +5,10 @@ from __future__ import annotations
 from monai.networks.nets.segresnet import SegResNet
 from torch import Tensor, nn
 
-from medcl.encoders.volume import Encoder, crop_to
+from medcl.encoders.volume import Encoder, StagedDown, crop_to
 
 
-class _Down(nn.Module):
+class _Down(StagedDown):
     def __init__(self, net: SegResNet) -> None:
         super().__init__()
         self.stem = net.convInit

@@ -9,10 +9,10 @@ from monai.networks.blocks.unetr_block import UnetrUpBlock
 from monai.networks.nets.swin_unetr import SwinUNETR
 from torch import Tensor, nn
 
-from medcl.encoders.volume import Encoder, crop_to
+from medcl.encoders.volume import Down, Encoder, crop_to
 
 
-class _Down(nn.Module):
+class _Down(Down):
     """The Swin transformer and the convolutions on its skips; the skip at stride 16 is the transformer's own."""
 
     def __init__(self, net: SwinUNETR) -> None:
@@ -21,6 +21,11 @@ class _Down(nn.Module):
         self.skips = nn.ModuleList(
             (net.encoder1, net.encoder2, net.encoder3, net.encoder4, nn.Identity(), net.encoder10)
         )
+
+    def layers(self) -> list[list[nn.Module]]:
+        swin = self.swin
+        parts = ([], [swin.patch_embed], [swin.layers1], [swin.layers2], [swin.layers3], [swin.layers4])
+        return [[*part, skip] for part, skip in zip(parts, self.skips, strict=True)]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return [skip(hidden) for skip, hidden in zip(self.skips, (x, *self.swin(x)), strict=True)]

@@ -8,6 +8,25 @@ from itertools import islice
 from torch import Tensor, nn
 
 
+class Down(nn.Module):
+    """From an image to its features, fine to coarse."""
+
+    def layers(self) -> list[list[nn.Module]]:
+        """What computes each level beyond the one before."""
+        raise NotImplementedError
+
+
+class StagedDown(Down):
+    """A ``stem``, then one of ``stages`` a level."""
+
+    stem: nn.Module
+    stages: nn.ModuleList
+
+    def layers(self) -> list[list[nn.Module]]:
+        first, *others = self.stages
+        return [[self.stem, first], *([stage] for stage in others)]
+
+
 class Decoder(nn.Module):
     """Blocks ``0..n-1``, coarse to fine; each takes the map below it and the encoder's features of its own level."""
 
@@ -33,7 +52,7 @@ class Encoder(nn.Module):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Down,
         blocks: Sequence[nn.Module],
         *,
         in_channels: int,
@@ -49,6 +68,11 @@ class Encoder(nn.Module):
         self.strides = tuple(tuple(stride) for stride in strides)
         self.decoder_channels = tuple(decoder_channels)
         self.spatial_dims = len(self.strides[0])
+
+    @property
+    def layers(self) -> list[list[nn.Module]]:
+        """What computes the features of each level beyond those of the level before, fine to coarse."""
+        return self.encoder.layers()
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """Features ``(B, channels[k], *S / strides[k])`` of ``x (B, in_channels, *S)``, fine to coarse."""

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from medcl.config.training import OptimiserConfig
+from medcl.config.tuning import TuningConfig
+from medcl.encoders.volume import Encoder
 
 
 def build_optimiser(groups: Iterable[dict[str, Any]], config: OptimiserConfig, steps: int) -> dict[str, Any]:
@@ -36,16 +38,17 @@ def build_optimiser(groups: Iterable[dict[str, Any]], config: OptimiserConfig, s
     return {"optimizer": optimiser, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def tuned_groups(parameters: Iterable[nn.Parameter], pretrained: nn.Module, scale: float) -> list[dict[str, Any]]:
-    """The parameters that train, those of ``pretrained`` in a group of their own at ``scale`` times the rate."""
-    own = {id(p) for p in pretrained.parameters()}
-    trained = [p for p in parameters if p.requires_grad]
-    if scale == 1.0:
-        return [{"params": trained}]
-    return [
-        {"params": [p for p in trained if id(p) in own], "scale": scale},
-        {"params": [p for p in trained if id(p) not in own]},
-    ]
+def tuned_groups(
+    parameters: Iterable[nn.Parameter], pretrained: Encoder | None, config: TuningConfig
+) -> list[dict[str, Any]]:
+    """The parameters that train, those of a ``pretrained`` encoder in groups of their own at the rates of ``config``, coarse to fine."""
+    trained = {id(p): p for p in parameters if p.requires_grad}
+    groups = []
+    slower = config.encoder_lr != 1 or config.encoder_lr_decay != 1
+    for depth, modules in enumerate(reversed(pretrained.layers if pretrained is not None and slower else [])):
+        own = [trained.pop(id(p)) for part in modules for p in part.parameters() if id(p) in trained]
+        groups.append({"params": own, "scale": config.encoder_lr * config.encoder_lr_decay**depth})
+    return [*groups, {"params": list(trained.values())}]
 
 
 def rate_factor(config: OptimiserConfig, steps: int) -> Callable[[int], float]:

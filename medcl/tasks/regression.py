@@ -99,8 +99,7 @@ class RegressionTask(RenderedTask):
         return loss
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        scale = self.config.encoder_lr if self.pretrained else 1.0
-        return tuned_groups(self.parameters(), self.regressor.encoder.encoder, scale)
+        return tuned_groups(self.parameters(), self.regressor.encoder if self.pretrained else None, self.config)
 
     def figures(self) -> dict[str, float | Tensor]:
         return dict(self.latest)

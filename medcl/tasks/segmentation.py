@@ -149,8 +149,7 @@ class SegmentationTask(RenderedTask):
         return share * data + (1 - share) * data[other], share * target + (1 - share) * target[other]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        scale = self.config.encoder_lr if self.pretrained else 1.0
-        return tuned_groups(self.parameters(), self.segmenter.encoder.encoder, scale)
+        return tuned_groups(self.parameters(), self.segmenter.encoder if self.pretrained else None, self.config)
 
     def figures(self) -> dict[str, float | Tensor]:
         return dict(self.latest)

@@ -20,7 +20,7 @@ from medcl.modalities.volume import read_header, read_label, read_volume
 from medcl.records.facts import MOST_VALUES, PERCENTILES, Kind, VolumeFacts
 from medcl.records.grid import corner_distance
 from medcl.records.manifest import Manifest
-from medcl.types import Affine, Array
+from medcl.types import Affine, Array, Progress
 
 # Percentiles of more voxels than this are those of an even sample: sorting a whole-body CT tells no more.
 _ENOUGH_VOXELS = 1 << 22

@@ -260,7 +260,7 @@ def stream_of(
             [
                 name
                 for record_id in ids
-                if modality in data.present[record_id]  # a store that is kept may hold more
+                if has(data.manifest.by_id(record_id), modality)  # a store that is kept may hold more
                 for name in names.get(record_id, (record_id,))
             ],
             views.model_copy(update={"slots": slots}),

@@ -17,6 +17,7 @@ from medcl.preparation.store import INDEX, Store
 from medcl.records.layouts import open_data
 from medcl.records.manifest import Manifest
 from medcl.records.parts import parts_of
+from medcl.reporting.progress import progress_bar
 from medcl.runs import RunFolder
 
 log = logging.getLogger(__name__)

@@ -80,14 +80,13 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class _Brightness(nn.Module):
     """Places of an image as (brightness, darkness)."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.heads = nn.ModuleDict({"radiograph": nn.Identity()})
-
     def encode(self, name: str, x: Tensor) -> Encoded:
         grey = functional.avg_pool2d(x, 4)
         local = torch.cat([grey, 1 - grey], 1)
         return Encoded(local.flatten(2).mean(2), local)
+
+    def sites(self, name: str, encoded: Encoded) -> Tensor:
+        return encoded.local
 
 
 def test_the_bright_place_lies_in_its_boxes_and_not_in_the_other_s(weights: Path, table: Path) -> None:

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import Meter, peer
+from measuring import Meter, peer, print_trainings, summarised
 
 SIDE, JOINT, RATE, WINDOW = 128, 128, 1e-4, 5
 WORDS = [
@@ -228,14 +228,7 @@ def measure(variant: str, job: Job) -> dict[str, float]:
     meter.start()
     name, _, memory = variant.partition(", ")
     counted = (train_medcl if variant == "medcl" else loop(name, bool(memory)))(job)[1:]
-    seconds = sum(1 / row["rate"] for row in counted)
-    return {
-        "rate": len(counted) / seconds,
-        "wait": sum(row["wait"] / row["rate"] for row in counted) / seconds,
-        "peak": meter.peak,
-        "added": meter.peak - before,
-        "loss": statistics.mean(row["loss"] for row in counted[-3:]),
-    }
+    return summarised(counted, meter, before)
 
 
 def compare_steps(given: argparse.Namespace, folder: Path) -> None:
@@ -249,17 +242,7 @@ def compare_steps(given: argparse.Namespace, folder: Path) -> None:
             found.append(in_a_process(variant, job))
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     print(f"\nbatch {given.batch} of {given.records} pairs, {given.threads} threads, load {load}\n")
-    print("| variant | steps/s | medcl / it | waiting | peak MiB | added MiB | loss |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    median = {
-        variant: {key: statistics.median(row[key] for row in rows) for key in rows[0]}
-        for variant, rows in rounds.items()
-    }
-    for variant, row in median.items():
-        print(
-            f"| {variant} | {row['rate']:.2f} | {median['medcl']['rate'] / row['rate']:.2f} | {row['wait']:.1%} | "
-            f"{row['peak']:,.0f} | {row['added']:,.0f} | {row['loss']:.3f} |"
-        )
+    print_trainings(rounds, ("medcl",))
 
 
 def in_a_process(variant: str, job: Job) -> dict[str, float]:

@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import Meter
+from measuring import Meter, print_trainings, summarised
 
 SHAPE, VOLUMES = (160, 160, 160), 40
 SETTINGS = {"32x48x32": ((32, 48, 32), 8), "64x64x64": ((64, 64, 64), 4)}  # crop and volumes of a batch
@@ -244,13 +244,7 @@ def measure(variant: str, job: Job) -> dict[str, float]:
     kind, precision, workers = VARIANTS[variant]
     train = {"medcl": train_medcl, "monai": train_monai}[kind]
     counted = train(replace(job, precision=precision, workers=workers))[1:]
-    return {
-        "rate": len(counted) / sum(1 / row["rate"] for row in counted),
-        "wait": sum(row["wait"] / row["rate"] for row in counted) / sum(1 / row["rate"] for row in counted),
-        "peak": meter.peak,
-        "added": meter.peak - before,
-        "loss": statistics.mean(row["loss"] for row in counted[-3:]),
-    }
+    return summarised(counted, meter, before)
 
 
 def soak(job: Job, scans: str) -> list[list[float]]:
@@ -336,18 +330,7 @@ def compare(folder: Path, setting: str, given: argparse.Namespace) -> None:
                 found.append(json.loads(child.stdout.splitlines()[-1]))
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     print(f"\nbatch {SETTINGS[setting][1]} volumes x 2 views of {setting}, {given.threads} threads, load {load}\n")
-    print("| variant | steps/s | medcl / it | waiting | peak MiB | added MiB | loss |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    median = {
-        variant: {key: statistics.median(row[key] for row in rows) for key in rows[0]}
-        for variant, rows in rounds.items()
-    }
-    own = median.get("medcl, bf16", median["medcl, float32"])
-    for variant, row in median.items():
-        print(
-            f"| {variant} | {row['rate']:.2f} | {own['rate'] / row['rate']:.2f} | {row['wait']:.1%} | "
-            f"{row['peak']:,.0f} | {row['added']:,.0f} | {row['loss']:.2f} |"
-        )
+    print_trainings(rounds, ("medcl, bf16", "medcl, float32"))
 
 
 if __name__ == "__main__":

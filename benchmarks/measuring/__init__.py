@@ -1,12 +1,14 @@
-"""What several benchmarks need: the memory of a process and its children, and modules of peers."""
+"""What several benchmarks need: the memory of a process and its children, what a training did, modules of peers."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import statistics
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -63,3 +65,30 @@ def peer(name: str, bare: tuple[str, ...] = ()) -> Any:
         if parent:
             setattr(sys.modules[parent], last, opened)
     return importlib.import_module(name)
+
+
+def summarised(rows: Sequence[Mapping[str, float]], meter: Meter, before: float) -> dict[str, float]:
+    """Steps a second and share of waiting over all ``rows`` of a training, memory in MiB, and the mean loss of the last three."""
+    seconds = sum(1 / row["rate"] for row in rows)
+    return {
+        "rate": len(rows) / seconds,
+        "wait": sum(row["wait"] / row["rate"] for row in rows) / seconds,
+        "peak": meter.peak,
+        "added": meter.peak - before,
+        "loss": statistics.mean(row["loss"] for row in rows[-3:]),
+    }
+
+
+def print_trainings(rounds: Mapping[str, Sequence[Mapping[str, float]]], own: Sequence[str]) -> None:
+    """The medians of :func:`summarised` by variant, beside the first of ``own`` that was run."""
+    median = {
+        name: {key: statistics.median(row[key] for row in rows) for key in rows[0]} for name, rows in rounds.items()
+    }
+    rate = next(median[name]["rate"] for name in own if name in median)
+    print("| variant | steps/s | medcl / it | waiting | peak MiB | added MiB | loss |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for name, row in median.items():
+        print(
+            f"| {name} | {row['rate']:.2f} | {rate / row['rate']:.2f} | {row['wait']:.1%} | "
+            f"{row['peak']:,.0f} | {row['added']:,.0f} | {row['loss']:.3f} |"
+        )

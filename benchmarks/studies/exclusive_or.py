@@ -17,7 +17,8 @@ from torch import nn
 from torch.nn.functional import normalize
 
 import medcl.objectives  # noqa: F401  (announces the objectives)
-from medcl.config.align import AlignStageConfig, LinearHeadConfig
+from medcl.config.align import LinearHeadConfig
+from medcl.config.align_stage import AlignStageConfig
 from medcl.config.load import validate
 from medcl.config.training import TrainerConfig
 from medcl.encoders.encoded import Encoded, ModalityEncoder

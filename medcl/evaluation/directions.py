@@ -13,7 +13,7 @@ from medcl.evaluation.joint_codes import JointCodes
 from medcl.evaluation.joint_similarity import Similarity, joint_similarity
 from medcl.evaluation.methods import without_nan
 from medcl.evaluation.modality_gap import ModalityGap, modality_gap
-from medcl.evaluation.retrieval import RetrievalScores, retrieve_in_tiles
+from medcl.evaluation.retrieval import RetrievalScores, Retrieved, retrieve_in_tiles
 from medcl.evaluation.triplets import TripletScores
 from medcl.types import Array
 
@@ -74,21 +74,10 @@ def directions_of(
     patterns, known = np.array(codes.patterns()), np.array(seen)
     owners = np.array(codes.subjects)
     for (queries, gallery), kind in zip(pairs, similarity, strict=True):
-        there = torch.stack([codes.present[name] for name in queries])
-        asking, held = there.any(0).nonzero().flatten(), codes.present[gallery].nonzero().flatten()
-        if not len(asking) or not len(held):
+        asked = _asked(codes, queries, gallery, groups, kind, normalize=normalize)
+        if asked is None:
             continue
-        rows, present = torch.stack([codes.codes[name][asking] for name in queries]), there[:, asking]
-        items = codes.codes[gallery][held]
-
-        def scored(
-            some: torch.Tensor, rows: torch.Tensor = rows, present: torch.Tensor = present, items: torch.Tensor = items,
-            kind: Similarity = kind,
-        ) -> torch.Tensor:  # fmt: skip
-            return joint_similarity(rows[:, some], present[:, some], items, kind, normalize=normalize)
-
-        who = asking.numpy()
-        result = retrieve_in_tiles(scored, groups[who], groups[held.numpy()])
+        who, held, result = asked
         chosen = {EVERY: np.ones(len(who), dtype=bool)}
         if len(set(patterns[who])) > 1:
             chosen |= {str(name): patterns[who] == name for name in np.unique(patterns[who])}
@@ -96,9 +85,44 @@ def directions_of(
             if pattern != EVERY and np.isnan(result.rank[mask]).all():
                 continue
             scores = result.of(mask).scores(list(owners[who][mask]), seed=seed)
-            counts = int(known[who][mask].sum()), int(known[held.numpy()].sum())
+            counts = int(known[who][mask].sum()), int(known[held].sum())
             found.append(Direction(queries, gallery, kind, pattern, scores, counts))
     return found
+
+
+def mean_reciprocal_rank(
+    codes: JointCodes,
+    pairs: Sequence[tuple[tuple[str, ...], str]],
+    groups: Array,
+    similarity: Sequence[Similarity],
+    *,
+    normalize: bool = True,
+) -> float:
+    """The mean over ``pairs`` of the mean reciprocal rank, as :func:`directions_of` would score them; NaN where none can be."""
+    found = []
+    for (queries, gallery), kind in zip(pairs, similarity, strict=True):
+        asked = _asked(codes, queries, gallery, groups, kind, normalize=normalize)
+        if asked is not None and not np.isnan(asked[2].rank).all():
+            found.append(float(np.nanmean(1 / asked[2].rank)))
+    return float(np.mean(found)) if found else float("nan")
+
+
+def _asked(
+    codes: JointCodes, queries: tuple[str, ...], gallery: str, groups: Array, kind: Similarity, *, normalize: bool
+) -> tuple[Array, Array, Retrieved] | None:
+    """Which rows ask, which are searched, and what the first find among the second; None where there are none."""
+    there = torch.stack([codes.present[name] for name in queries])
+    asking, held = there.any(0).nonzero().flatten(), codes.present[gallery].nonzero().flatten()
+    if not len(asking) or not len(held):
+        return None
+    rows, present = torch.stack([codes.codes[name][asking] for name in queries]), there[:, asking]
+    items = codes.codes[gallery][held]
+
+    def scored(some: torch.Tensor) -> torch.Tensor:
+        return joint_similarity(rows[:, some], present[:, some], items, kind, normalize=normalize)
+
+    who, searched = asking.numpy(), held.numpy()
+    return who, searched, retrieve_in_tiles(scored, groups[who], groups[searched])
 
 
 def gaps_of(codes: JointCodes, *, seed: int = 0) -> dict[str, ModalityGap]:

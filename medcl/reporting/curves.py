@@ -38,6 +38,7 @@ class Panel:
 PRETRAINING = (
     Panel("Loss, as a share of its all-equal value", {"loss_over_all_equal": "loss"}, level=1.0),
     Panel("Loss", {"loss": "loss"}),
+    Panel("Mean reciprocal rank among the validation records", {"validation_mrr": "MRR"}),
     Panel("Cosine similarity of codes", {"positive_cosine": "positives", "negative_cosine": "negatives"}),
     Panel("Effective rank of codes", {"effective_rank": "rank"}),
     Panel("Alignment of views", {"alignment": "alignment"}),

@@ -9,14 +9,14 @@ from medcl.types import Progress
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Progress]:
-    """A bar on the terminal's standard error that disappears when done; nothing where that is no terminal."""
+def progress_bar(title: str | None) -> Iterator[Progress]:
+    """A bar on the terminal's standard error that disappears when done; nothing without a ``title``, or where that is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=None)
+    with Bar(*columns, console=console, transient=True, disable=title is None or not console.is_terminal) as bar:
+        task = bar.add_task(title or "", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

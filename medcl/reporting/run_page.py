@@ -62,6 +62,7 @@ def _headline(rows: list[dict[str, Any]]) -> dict[str, str]:
     """The last value of what matters most, by name."""
     shown = {
         "validation_dice": ("Dice on validation records", "{:.3f}"),
+        "validation_mrr": ("mean reciprocal rank on validation records", "{:.3f}"),
         "loss": ("last loss", "{:.4g}"),
         "loss_over_all_equal": ("loss over its all-equal value", "{:.2f}"),
         "effective_rank": ("effective rank", "{:.1f}"),

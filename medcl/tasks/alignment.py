@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
-from medcl.config.align import AlignStageConfig
+from medcl.config.align_stage import AlignStageConfig
 from medcl.config.training import TrainerConfig
 from medcl.encoders.joint import JointEncoders
 from medcl.objectives.codes import Setting
@@ -66,8 +67,11 @@ class AlignTask(RenderedTask):
         frozen: modalities whose encoders keep their weights.
         trainer: micro-batches and workers.
         measure: figures of the latest codes of every modality, to log.
+        validate: mean reciprocal rank among the validation records, of the network as it is; None: it is not validated.
         seed: of the run.
     """
+
+    validation_metric = "mrr"
 
     def __init__(
         self,
@@ -79,6 +83,7 @@ class AlignTask(RenderedTask):
         frozen: Sequence[str] = (),
         trainer: TrainerConfig | None = None,
         measure: Measure = lambda recent: {},
+        validate: Callable[[], float] | None = None,
         seed: int = 0,
     ) -> None:
         trainer, facts = trainer or TrainerConfig(), facts or Facts()
@@ -109,6 +114,8 @@ class AlignTask(RenderedTask):
         self.pace = taught[0] if taught else None
         self.teacher = None if self.pace is None else _teacher_of(network)
         self.measure = measure
+        self.validate = validate
+        self.validated = float("nan")
         self.latest: list[LossOutput] = []
         self.recent: deque[Recent] = deque(maxlen=16)
         network.freeze(self.frozen)
@@ -160,6 +167,22 @@ class AlignTask(RenderedTask):
         super().on_load_checkpoint(checkpoint)
         self.recent.extend(checkpoint["recent"])
 
+    @property
+    def kept(self) -> JointEncoders:
+        """The network that is validated and saved."""
+        return self.network
+
+    def val_dataloader(self) -> Any:
+        return [] if self.validate is None else DataLoader(_Whole(), batch_size=None)
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        """All validation records at once: each is looked for among the others."""
+        assert self.validate is not None
+        self.validated = self.validate()
+
+    def validation_score(self) -> float:
+        return self.validated
+
     def figures(self) -> dict[str, float | Tensor]:
         """Loss and similarities of every term, and what ``measure`` finds in recent codes."""
         found: dict[str, float | Tensor] = {}
@@ -173,6 +196,16 @@ class AlignTask(RenderedTask):
                 found[f"{prefix}skipped"] = float(term.skipped)
         found.update(self.measure(list(self.recent)))
         return found
+
+
+class _Whole(Dataset[Tensor]):
+    """One batch that stands for all validation records."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, number: int) -> Tensor:
+        return torch.zeros(1)
 
 
 def _teacher_of(network: JointEncoders) -> JointEncoders:

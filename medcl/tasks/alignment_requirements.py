@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from medcl.config.align import AlignConfig, AlignTermConfig
+from medcl.config.align import AlignConfig
+from medcl.config.align_stage import AlignTermConfig
 from medcl.config.objective import NEEDS
 from medcl.errors import ConfigError
 from medcl.objectives.teacher import TaughtObjective

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from medcl.config.align import AlignTermConfig
+from medcl.config.align_stage import AlignTermConfig
 from medcl.encoders.joint import JointEncoders
 from medcl.objectives.codes import Codes, Setting, required
 from medcl.objectives.state import Stateful

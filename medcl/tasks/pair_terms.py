@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medcl.config.align import AlignTermConfig
+from medcl.config.align_stage import AlignTermConfig
 from medcl.encoders.joint import JointEncoders
 from medcl.encoders.text import Tokens, pool
 from medcl.objectives.codes import Codes, Setting

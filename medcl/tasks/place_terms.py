@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from medcl.config.align import AlignTermConfig
+from medcl.config.align_stage import AlignTermConfig
 from medcl.encoders.joint import JointEncoders
 from medcl.encoders.places import place_key
 from medcl.objectives.codes import Codes, Places, Setting, required

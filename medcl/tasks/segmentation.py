@@ -40,6 +40,8 @@ class SegmentationTask(RenderedTask):
         pretrained: whether the encoder's weights were loaded, so that ``encoder_lr`` applies to it.
     """
 
+    validation_metric = "dice"
+
     def __init__(
         self,
         segmenter: Segmenter,
@@ -174,9 +176,9 @@ class SegmentationTask(RenderedTask):
     def on_validation_epoch_start(self) -> None:
         self.validation_counts = []
 
-    def validation_dice(self) -> Tensor:
+    def validation_score(self) -> float:
         """Mean foreground Dice over the validation records; a class empty in both is left out."""
-        return torch.stack(self.validation_counts).nanmean(1).nanmean()
+        return float(torch.stack(self.validation_counts).nanmean(1).nanmean())
 
 
 class _Prepared(Dataset[tuple[Tensor, Tensor]]):

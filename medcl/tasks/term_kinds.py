@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medcl.config.align import AlignTermConfig
+from medcl.config.align_stage import AlignTermConfig
 from medcl.encoders.joint import JointEncoders
 from medcl.errors import ConfigError
 from medcl.objectives.codes import Setting

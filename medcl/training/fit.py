@@ -6,7 +6,7 @@ import logging
 import sys
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import lightning
 import torch
@@ -18,8 +18,7 @@ from medcl.errors import DataError
 from medcl.runs import RunFolder, is_first_process
 from medcl.tasks.alignment import AlignTask
 from medcl.tasks.rendered import RenderedTask
-from medcl.tasks.segmentation import SegmentationTask
-from medcl.training.best import KeepBest
+from medcl.training.best import KeepBest, Validated
 from medcl.training.checkpoints import Checkpointer
 from medcl.training.journal import Journal, rewind, write_csv
 from medcl.training.monitor import Monitor
@@ -46,7 +45,7 @@ def fit(
     that of an uninterrupted run, bit for bit. Without, an earlier checkpoint of the stage is ignored and replaced.
 
     Args:
-        validate_every: steps between validations of a SegmentationTask with validation records.
+        validate_every: steps between validations, of a Validated task; None: it is not validated.
         keep_best: end with the weights of the best validation, not the last.
     """
     _quieten()
@@ -58,14 +57,13 @@ def fit(
         rewind(run, stage, _step_of(path) if resumable else 0)
     checkpointer = Checkpointer(run, path, config.checkpoint_every)
     monitor = Monitor(config.log_every, stage)
-    best = KeepBest() if keep_best or validate_every else None
+    best = KeepBest() if validate_every else None
     callbacks: list[Callback | None] = [best, monitor, checkpointer]
     if config.ema is not None:
         callbacks.append(EMAWeightAveraging(decay=config.ema))
     shows_bar = progress and sys.stderr.isatty()
     if shows_bar:
         callbacks.append(RichProgressBar(refresh_rate=5))
-    validates = isinstance(task, SegmentationTask) and task.validation is not None
     precision = resolve_precision(config)
     trainer = lightning.Trainer(
         accelerator=config.device,
@@ -77,8 +75,8 @@ def fit(
         max_epochs=1,
         accumulate_grad_batches=config.accumulate,
         gradient_clip_val=task.optimiser.clip,
-        val_check_interval=validate_every * config.accumulate if validates and validate_every else None,
-        limit_val_batches=1.0 if validates and validate_every else 0,
+        val_check_interval=validate_every * config.accumulate if validate_every else None,
+        limit_val_batches=1.0 if validate_every else 0,
         num_sanity_val_steps=0,
         logger=[Journal(run, stage), TensorBoardLogger(run.path, name="tensorboard", version=stage)],
         callbacks=[callback for callback in callbacks if callback is not None],
@@ -94,8 +92,9 @@ def fit(
     if checkpointer.stopped:
         return False
     if best is not None and keep_best:
-        best.restore(task)
-        run.record(best_step=best.step, best_validation_dice=best.score)
+        validated = cast(Validated, task)
+        best.restore(validated)
+        run.record(**{"best_step": best.step, f"best_validation_{validated.validation_metric}": best.score})
     if is_first_process():
         if monitor.warnings:
             run.record(warnings=[*run.read_facts().get("warnings", []), *monitor.warnings])

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import medcl.objectives  # noqa: F401  (announces the objectives)
-from medcl.config.align import AlignConfig, AlignStageConfig
+from medcl.config.align import AlignConfig
+from medcl.config.align_stage import AlignStageConfig
 from medcl.config.text import BertConfig
 from medcl.encoders.image import VolumeFeatures
 from medcl.encoders.joint import JointEncoders, build_joint
@@ -35,6 +36,7 @@ from medcl.weights.load import load_into
 from medcl.weights.read import find_weights
 from medcl.workflow.alignment_data import AlignmentData, open_alignment, sources_of, stream_of
 from medcl.workflow.alignment_texts import text_of, vocabulary_texts
+from medcl.workflow.alignment_validation import check_validation, validation_of
 from medcl.workflow.text_cache import cacheable, cached_texts
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ def align(config: AlignConfig, *, resume: bool = False, progress: bool = True) -
         if data.manifest.provenance.get("simulated"):
             run.record(simulated=True)
         torch.manual_seed(derive_seed(config.seed, "network"))
+        check_validation(config, data)
         network = _network(config, data)
         for stage in config.stages:
             finished = run.checkpoints / f"{stage.name}.safetensors"
@@ -62,7 +65,17 @@ def align(config: AlignConfig, *, resume: bool = False, progress: bool = True) -
                 network.load_state_dict(load_file(finished))
                 continue
             task = _task_of(config, stage, network, data)
-            if not fit(task, config.trainer, run, stage=stage.name, resume=resume, progress=progress):
+            done = fit(
+                task,
+                config.trainer,
+                run,
+                stage=stage.name,
+                resume=resume,
+                progress=progress,
+                validate_every=None if task.validate is None else min(stage.validate_every, stage.steps),
+                keep_best=stage.select == "best",
+            )
+            if not done:
                 raise SystemExit(0)
             network.cpu()
             if is_first_process():
@@ -138,6 +151,7 @@ def _task_of(config: AlignConfig, stage: AlignStageConfig, network: JointEncoder
         frozen=config.frozen_in(stage),
         trainer=config.trainer,
         measure=measure_recent,
+        validate=validation_of(config, stage, network, data),
         seed=seed,
     )
 

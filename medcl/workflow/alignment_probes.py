@@ -83,7 +83,7 @@ def probe_alignment(config: ProbeConfig) -> dict[str, MethodScores]:
 def _vectors(name: str, prefix: str, space: JointSpace, data: AlignmentData, ids: Sequence[str]) -> Layers:
     """The layers of modality ``name`` of those of ``ids`` that have it, called with ``prefix``."""
     found: Layers = {}
-    for rows, inputs in space.inputs(name, data, ids, f"{prefix}features"):
+    for rows, inputs in space.encoder(f"{prefix}features").inputs(name, data, ids):
         encoded = space.network.encode(name, inputs)
         values = zip(LAYERS, (encoded.pooled, space.network.project(name, encoded)), strict=True)
         arrays = {f"{prefix}{name}.{layer}": tensor.double().cpu().numpy() for layer, tensor in values}

@@ -91,7 +91,7 @@ def finetune_segmentation(config: FinetuneConfig, *, resume: bool = False, progr
                 stage=f"round{number}" if number else "finetune",
                 resume=resume,
                 progress=progress,
-                validate_every=min(config.validate_every, config.steps),
+                validate_every=min(config.validate_every, config.steps) if scans.split.validation else None,
                 keep_best=config.select == "best",
             )
             if not done:

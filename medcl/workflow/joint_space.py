@@ -20,9 +20,9 @@ from medcl.errors import ConfigError
 from medcl.evaluation.joint_codes import JointCodes
 from medcl.inference.predictor import torch_device
 from medcl.records.manifest import Manifest
-from medcl.reporting.progress import progress_bar
 from medcl.weights.alignment import AlignmentCard, AlignmentFile, find_alignment
-from medcl.workflow.alignment_data import AlignmentData, Preparations, open_alignment, stream_of
+from medcl.workflow.alignment_data import AlignmentData, Preparations, open_alignment
+from medcl.workflow.encode import RecordEncoder
 
 _SPLIT_KEYS = ("test", "validation", "split", "split_seed", "count")
 SEEN = "seen_in_pretraining"
@@ -86,7 +86,12 @@ class JointSpace:
             with self.opened(DataConfig(path=path), "all") as data:
                 yield data
 
-    @torch.no_grad()
+    def encoder(self, title: str = "encoding") -> RecordEncoder:
+        """What encodes records, with a bar called ``title``."""
+        return RecordEncoder(
+            self.network, self.card.modalities, self.device, self.batch, digest=self.card.sha256, title=title
+        )
+
     def codes(
         self,
         data: AlignmentData,
@@ -96,45 +101,7 @@ class JointSpace:
         title: str = "encoding",
     ) -> JointCodes:
         """Codes of ``modalities`` (default: all) of the records ``ids``; what a record lacks is not encoded."""
-        names = self.modalities if modalities is None else tuple(modalities)
-        found = {name: self._encoded(name, data, ids, title) for name in names}
-        return JointCodes(
-            tuple(ids),
-            tuple(record.subject for record in data.records(ids)),
-            {name: codes for name, (codes, _) in found.items()},
-            {name: present for name, (_, present) in found.items()},
-            self.card.sha256,
-            data.manifest.digest,
-        )
-
-    def _encoded(self, name: str, data: AlignmentData, ids: Sequence[str], title: str) -> tuple[Tensor, Tensor]:
-        present = torch.zeros(len(ids), dtype=torch.bool)
-        codes = torch.zeros(len(ids), self.network.joint)
-        for rows, inputs in self.inputs(name, data, ids, title):
-            codes[rows] = self.network(name, inputs).float().cpu()
-            present[rows] = True
-        return codes, present
-
-    def inputs(self, name: str, data: AlignmentData, ids: Sequence[str], title: str) -> Iterator[tuple[list[int], Any]]:
-        """Inputs of the encoder ``name`` in batches, each with its rows among ``ids``; records without it are left out."""
-        if not any(name in data.present[record_id] for record_id in ids):
-            return
-        section = getattr(self.card.modalities, name)
-        stream = stream_of(
-            name,
-            data,
-            self.card.modalities,
-            ids,
-            tokenizer=self.network.tokenizer,
-            spatial_dims=getattr(section.encoder, "dims", 1),
-        )
-        there = [row for row, record_id in enumerate(ids) if stream.has(record_id)]
-        with progress_bar(f"{title}: {name}") as progress:
-            for begin in range(0, len(there), self.batch):
-                rows = there[begin : begin + self.batch]
-                plan = stream.plan([ids[row] for row in rows], [0] * len(rows), 1)
-                yield rows, stream.render(plan, self.device)[0]
-                progress(begin + len(rows), len(there))
+        return self.encoder(title).codes(data, ids, self.modalities if modalities is None else modalities)
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Tensor:

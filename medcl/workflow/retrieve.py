@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,6 @@ from medcl.config.alignment_use import RetrieveConfig
 from medcl.errors import ConfigError
 from medcl.evaluation.directions import RetrievalReport, directions_of, gaps_of
 from medcl.evaluation.joint_codes import JointCodes
-from medcl.evaluation.joint_similarity import Similarity
 from medcl.files import write_json
 from medcl.modalities.duplicates import text_groups
 from medcl.records.record import Record
@@ -20,6 +18,7 @@ from medcl.reporting.alignment_page import write_retrieval_page
 from medcl.types import Array
 from medcl.workflow.alignment_data import AlignmentData
 from medcl.workflow.alignment_texts import captions_of, text_of
+from medcl.workflow.compared import last_terms, similarity_for, takes_unit_codes, trained_similarity
 from medcl.workflow.examples import examples_of
 from medcl.workflow.joint_space import JointSpace, ids_of
 from medcl.workflow.triplets import triplet_scores
@@ -34,7 +33,8 @@ def retrieve(config: RetrieveConfig) -> RetrievalReport:
     """
     space = JointSpace.of(config)
     pairs = _pairs(config, space)
-    trained = trained_similarity(space)
+    terms = last_terms(space.card)
+    trained, unit_codes = trained_similarity(terms), takes_unit_codes(terms)
     chosen = [similarity_for(config.similarity, trained, queries) for queries, _ in pairs]
     with space.opened(config.data, config.part) as data:
         ids = ids_of(data, config.part)
@@ -45,9 +45,7 @@ def retrieve(config: RetrieveConfig) -> RetrievalReport:
             part=config.part,
             records=len(ids),
             relevance=config.relevance,
-            directions=directions_of(
-                codes, pairs, groups, seen, chosen, normalize=not _unnormalised(space), seed=config.seed
-            ),
+            directions=directions_of(codes, pairs, groups, seen, chosen, normalize=unit_codes, seed=config.seed),
             gaps=gaps_of(codes, seed=config.seed),
             triplets=triplet_scores(config.triplets, space, data, codes, seed=config.seed) if config.triplets else None,
             notes=_notes(config, seen),
@@ -58,7 +56,7 @@ def retrieve(config: RetrieveConfig) -> RetrievalReport:
             )
         if config.out is not None:
             write_json(config.out, report.as_dict())
-            examples = examples_of(report, codes, groups, seen, space, data, normalize=not _unnormalised(space))
+            examples = examples_of(report, codes, groups, seen, space, data, normalize=unit_codes)
             write_retrieval_page(config.out.with_suffix(".html"), report, examples, str(config.weights))
     return report
 
@@ -77,38 +75,6 @@ def read_codes(path: Path, space: JointSpace) -> JointCodes:
     if codes.weights != space.card.sha256:
         raise ConfigError(f"codes: {path} was made by other weights than {space.file.folder}; run medcl embed again")
     return codes
-
-
-def trained_similarity(space: JointSpace) -> Similarity | None:
-    """What the terms of the last stage compare all modalities by; None where they compare pairs."""
-    names = {str(term["objective"].get("name")) for term in _terms(space)}
-    return "product" if "symile" in names else "volume" if "gram" in names else None
-
-
-def similarity_for(wanted: Similarity | None, trained: Similarity | None, queries: tuple[str, ...]) -> Similarity:
-    """How ``queries`` are compared with a gallery. Raises ConfigError where a cosine of several is asked for."""
-    if wanted == "cosine" and len(queries) > 1:
-        raise ConfigError(
-            f"similarity: a cosine is of one modality; for {'+'.join(queries)} choose product, volume or pairwise"
-        )
-    if wanted is not None:
-        return wanted
-    if trained == "product" or (trained == "volume" and len(queries) > 1):
-        return trained
-    return "cosine" if len(queries) == 1 else "pairwise"
-
-
-def _terms(space: JointSpace) -> list[dict[str, Any]]:
-    stages = space.card.training.get("stages", [])
-    return list(stages[-1]["terms"]) if stages else []
-
-
-def _unnormalised(space: JointSpace) -> bool:
-    """Whether Symile was trained on codes as the heads give them."""
-    return any(
-        term["objective"].get("name") == "symile" and term["objective"].get("normalize") is False
-        for term in _terms(space)
-    )
 
 
 def _pairs(config: RetrieveConfig, space: JointSpace) -> list[Pair]:

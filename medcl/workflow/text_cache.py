@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from medcl.config.align import AlignConfig, AlignStageConfig
+from medcl.config.align import AlignConfig
+from medcl.config.align_stage import AlignStageConfig
 from medcl.encoders.text import TextEncoder
 from medcl.files import atomic_path
 from medcl.tasks.streams import EncodedStream, ReportStream

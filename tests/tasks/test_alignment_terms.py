@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import medcl.objectives  # noqa: F401  (announces the objectives)
-from medcl.config.align import AlignConfig, AlignStageConfig, LinearHeadConfig, PerceptronHeadConfig
+from medcl.config.align import AlignConfig, LinearHeadConfig, PerceptronHeadConfig
+from medcl.config.align_stage import AlignStageConfig
 from medcl.config.load import validate
 from medcl.config.training import TrainerConfig
 from medcl.encoders.encoded import Encoded, ModalityEncoder

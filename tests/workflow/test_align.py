@@ -11,11 +11,16 @@ import pytest
 import torch
 from PIL import Image
 from resuming import check_killed_and_resumed, train_command
+from resuming import run as start
 
+from medcl.config.alignment_use import RetrieveConfig
+from medcl.config.data import DataConfig
+from medcl.evaluation.directions import EVERY
 from medcl.records.manifest import Manifest
 from medcl.records.record import Record
 from medcl.runs import RunFolder
 from medcl.weights.alignment import find_alignment
+from medcl.workflow.retrieve import retrieve
 
 MODALITIES = {
     "radiograph": {"encoder": {"name": "resnet", "depth": 10, "width": 4}, "shorter": 32, "patch": [32, 32]},
@@ -155,9 +160,41 @@ def test_another_process_reads_the_weights_and_finds_the_same_codes(run: RunFold
         assert one.shape == (1, 8)
 
 
+PAIR = {
+    "modalities": {name: MODALITIES[name] for name in ("radiograph", "labs")},
+    "joint": 8,
+    "stages": [
+        {
+            "name": "joint",
+            "steps": 12,
+            "batch": 6,
+            "select": "best",
+            "validate_every": 2,
+            "optimiser": {"lr": 0.03, "warmup": 0},
+            "terms": [{"objective": {"name": "pairwise_clip"}, "between": ["radiograph", "labs"]}],
+        }
+    ],
+}
+
+
+def test_it_keeps_the_weights_that_retrieve_best_among_the_validation_records(records: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    start(train_command("align", PAIR, records, out, tmp_path, "data.validation=6"))
+    ranks = {row["step"]: row["validation_mrr"] for row in RunFolder(out).read_metrics() if "validation_mrr" in row}
+    facts = RunFolder(out).read_facts()
+    assert list(ranks) == [2, 4, 6, 8, 10, 12]
+    assert facts["best_validation_mrr"] == max(ranks.values()) > min(ranks.values())
+    assert facts["best_step"] == next(step for step, rank in ranks.items() if rank == max(ranks.values()))
+    config = RetrieveConfig(data=DataConfig(path=records), weights=out, part="validation", device="cpu")
+    found = [each.scores.mrr.mean for each in retrieve(config).directions if each.pattern == EVERY]
+    assert len(found) == 2
+    assert np.mean(found) == pytest.approx(facts["best_validation_mrr"], abs=1e-6)
+    assert "mean reciprocal rank on validation records" in RunFolder(out).page.read_text()
+
+
 @pytest.mark.slow
 def test_killed_in_its_second_stage_and_resumed(records: Path, tmp_path: Path) -> None:
-    """It draws from two sources; the text encoder is frozen in a third stage, which reads from the cache."""
+    """It draws from two sources and is validated; the text encoder is frozen in a third stage, which reads from the cache."""
     locked = {
         "name": "locked",
         "steps": 3,
@@ -165,9 +202,15 @@ def test_killed_in_its_second_stage_and_resumed(records: Path, tmp_path: Path) -
         "train": ["radiograph", "ecg", "labs"],
         "terms": [{"objective": {"name": "pairwise_clip"}, "between": ["report", "radiograph", "ecg", "labs"]}],
     }
-    extra = ["modalities.report.shuffle=false", "sources={attribute: site, within_source: 0.5}"]
-    config = {**CONFIG, "stages": [*CONFIG["stages"], locked]}
-    check_killed_and_resumed("align", config, extra, 21, records, tmp_path)
+    extra = ["modalities.report.shuffle=false", "sources={attribute: site, within_source: 0.5}", "data.validation=3"]
+    joint = {**CONFIG["stages"][1], "select": "best", "validate_every": 3}
+    config = {**CONFIG, "stages": [CONFIG["stages"][0], joint, locked]}
+    check_killed_and_resumed("align", config, extra, 25, records, tmp_path)
+    best = [
+        [RunFolder(tmp_path / name).read_facts()[key] for key in ("best_step", "best_validation_mrr")]
+        for name in ("whole", "broken")
+    ]
+    assert best[0] == best[1]
     assert len(list((tmp_path / "store" / "text").glob("*.npy"))) == 1  # the same for both runs
 
 
@@ -180,6 +223,13 @@ def _fails(records: Path, tmp_path: Path, config: dict) -> str:
 
 
 class TestMessages:
+    def test_the_best_weights_without_validation_records(self, records: Path, tmp_path: Path) -> None:
+        assert "stage 'joint': select=best needs two validation records" in _fails(records, tmp_path, PAIR)
+
+    def test_the_best_weights_of_a_stage_of_reports_alone(self, records: Path, tmp_path: Path) -> None:
+        stage = {**CONFIG["stages"][0], "select": "best"}
+        assert "needs two modalities to retrieve between" in _fails(records, tmp_path, {**CONFIG, "stages": [stage]})
+
     def test_a_place_that_is_not_there(self, records: Path, tmp_path: Path) -> None:
         stage = {
             **CONFIG["stages"][0],

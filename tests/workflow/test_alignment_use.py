@@ -29,9 +29,10 @@ from medcl.records.manifest import Manifest
 from medcl.records.record import Record
 from medcl.runs import RunFolder
 from medcl.workflow.align import align
+from medcl.workflow.compared import last_terms, similarity_for, takes_unit_codes, trained_similarity
 from medcl.workflow.joint_space import JointSpace, embed
 from medcl.workflow.probes import probe
-from medcl.workflow.retrieve import relevance_groups, retrieve, similarity_for, trained_similarity
+from medcl.workflow.retrieve import relevance_groups, retrieve
 from medcl.workflow.search import search
 from medcl.workflow.zeroshot import zeroshot
 
@@ -134,12 +135,13 @@ class TestEmbed:
             assert space.seen(replace(data, manifest=marked), [first.id]) == [True]
 
     def test_similarities_follow_from_the_terms_of_the_last_stage(self, table: Path, run: Path) -> None:
-        space = JointSpace.of(_config(RetrieveConfig, table, run))
-        assert trained_similarity(space) is None
+        card = JointSpace.of(_config(RetrieveConfig, table, run)).card
+        assert trained_similarity(last_terms(card)) is None
         for name, expected in (("symile", "product"), ("gram", "volume"), ("pairwise_clip", None)):
             training = {"stages": [{"terms": []}, {"terms": [{"objective": {"name": name}}]}]}
-            card = space.card.model_copy(update={"training": training})
-            assert trained_similarity(replace(space, file=replace(space.file, card=card))) == expected
+            assert trained_similarity(last_terms(card.model_copy(update={"training": training}))) == expected
+        plain = [{"objective": {"name": "symile", "normalize": False}}]
+        assert (takes_unit_codes(last_terms(card)), takes_unit_codes(plain)) == (True, False)
         one, two = ("ecg",), ("ecg", "labs")
         assert [similarity_for(None, None, each) for each in (one, two)] == ["cosine", "pairwise"]
         assert [similarity_for(None, "volume", each) for each in (one, two)] == ["cosine", "volume"]

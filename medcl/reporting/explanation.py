@@ -19,7 +19,8 @@ from medcl.runs import RunFolder
 from medcl.types import Array
 
 _AMBER = (1.0, 0.69, 0.0)
-_SHADES = LinearSegmentedColormap.from_list("relevance", [(*_AMBER, 0.0), (*_AMBER, 0.75)])
+SHADES = LinearSegmentedColormap.from_list("relevance", [(*_AMBER, 0.0), (*_AMBER, 0.75)])
+"""From nothing to amber, over an image or behind a signal."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def relevance_overlay(picture: Array, relevance: Array, owner: str) -> Markup:
         for axes in panels:
             axes.imshow(grey, cmap="gray", vmin=low, vmax=max(high, low + 1e-6))
             axes.set_axis_off()
-        panels[1].imshow(shade, cmap=_SHADES, vmin=0, vmax=max(float(shade.max()), 1e-12))
+        panels[1].imshow(shade, cmap=SHADES, vmin=0, vmax=max(float(shade.max()), 1e-12))
         return to_svg(
             drawn, f"Relevance in {owner}{where}", f"Left: {owner} as the encoder saw it{where}. Right: {_most(shade)}."
         )
@@ -94,7 +95,7 @@ def signal_overlay(signal: Array, relevance: Array, owner: str) -> Markup:
     with figure("normal", 0.42 * leads + 0.4) as (drawn, (axes,)):
         axes.imshow(
             relevance[None],
-            cmap=_SHADES,
+            cmap=SHADES,
             aspect="auto",
             vmin=0,
             vmax=max(float(relevance.max()), 1e-12),

@@ -18,13 +18,16 @@ from medcl.evaluation.methods import MethodScores
 from medcl.evaluation.statistics import bootstrap_mean
 from medcl.modalities.report import read_report
 from medcl.records.record import Record
-from medcl.reporting.alignment_page import methods_table, write_alignment_page
+from medcl.reporting.alignment_page import Example, Exhibit, methods_table, write_alignment_page
+from medcl.reporting.grounding import phrase_overlay
 from medcl.tasks.streams import ImageStream
 from medcl.types import Array
 from medcl.workflow.alignment_data import AlignmentData, stream_of
 from medcl.workflow.joint_space import JointSpace, ids_of
 
 _BOX = ("x", "y", "width", "height")
+_SHOWN = 8
+"""Phrases on the page: the first of the data, not chosen by how well they did."""
 _METRICS = {"cnr": "CNR", "cnr_signed": "signed CNR", "miou": "mIoU"}
 
 
@@ -53,7 +56,12 @@ def ground(config: GroundConfig) -> MethodScores:
                 f"{config.data.path}: no record has a radiograph, a report and the targets {', '.join(_BOX)}; name the JSON file of MS-CXR"
             )
         codes = space.texts([phrase.text.strip().rstrip(".?!") for phrase in phrases])
-        found = phrase_scores(space, data, phrases, codes, sigma=config.sigma)
+        found, examples = [], []
+        maps = phrase_maps(space, data, phrases, codes, sigma=config.sigma)
+        for phrase, shown in zip(phrases, maps, strict=True):  # a map has all pixels of its file: one at a time
+            found.append(score_phrase(shown, box_mask(phrase.boxes, shown.shape)))
+            if config.out is not None and len(examples) < _SHOWN:
+                examples.append(_example(data, phrase, shown, found[-1]))
         seen = sum(space.seen(data, [phrase.record for phrase in phrases]))
     subjects, kinds = [phrase.subject for phrase in phrases], np.array([phrase.finding for phrase in phrases])
     rows = {}
@@ -80,7 +88,8 @@ def ground(config: GroundConfig) -> MethodScores:
     if config.out is not None:
         scores.write(config.out)
         page = config.out.with_suffix(".html")
-        write_alignment_page(page, f"Grounding by {config.weights}", "ground", [methods_table(scores, "finding")])
+        table = methods_table(scores, "finding")
+        write_alignment_page(page, f"Grounding by {config.weights}", "ground", [table], examples)
     return scores
 
 
@@ -99,18 +108,24 @@ def phrases_of(records: Sequence[Record]) -> list[Phrase]:
     return found
 
 
-def phrase_scores(
+def phrase_maps(
     space: JointSpace, data: AlignmentData, phrases: Sequence[Phrase], codes: Tensor, *, sigma: float
-) -> list[PhraseScore]:
-    """Score the map of every phrase; ``codes`` (P, D) of their texts."""
-    found = []
+) -> Iterator[Array]:
+    """Of every phrase the cosine at every pixel ``(x, y)`` of its file, NaN where the network saw nothing; ``codes`` (P, D) of their texts."""
     for (places, affine), phrase, code in zip(_places(space, data, phrases), phrases, codes, strict=True):
         shape = data.images["radiograph"].open(phrase.record).source.shape[:2]
         similarity = smoothed(similarity_map(places, code).numpy(), sigma=sigma)
         # Prepared images run towards the patient's left and front, pixels the other way (views/view.py, modalities/image.py).
         low, high = _crop(affine, space, data)
-        found.append(score_phrase(in_image(similarity[::-1, ::-1], low, high, shape), box_mask(phrase.boxes, shape)))
-    return found
+        yield in_image(similarity[::-1, ::-1], low, high, shape)
+
+
+def _example(data: AlignmentData, phrase: Phrase, similarity: Array, score: PhraseScore) -> Example:
+    """A phrase as a page shows it."""
+    picture = np.asarray(data.images["radiograph"].open(phrase.record).data[0, ::-1, ::-1, 0], dtype=np.float32)
+    overlay = phrase_overlay(picture, similarity, phrase.boxes, phrase.record)
+    remark = f"signed CNR {score.cnr_signed:.2f}, mIoU {score.miou:.2f}"
+    return Example(phrase.finding, Exhibit(phrase.record, [overlay], phrase.text, [remark]), [])
 
 
 @torch.no_grad()

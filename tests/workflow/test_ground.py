@@ -23,12 +23,14 @@ from medcl.encoders.encoded import Encoded
 from medcl.encoders.joint import build_joint
 from medcl.encoders.text import learn_vocabulary
 from medcl.errors import ConfigError
+from medcl.evaluation.grounding import box_mask, score_phrase
 from medcl.preparation.recipe import MinMaxIntensity, Recipe
 from medcl.records.manifest import Manifest
 from medcl.records.record import Record
+from medcl.reporting.grounding import phrase_overlay
 from medcl.reporting.thumbnails import image_thumbnail
 from medcl.weights.alignment import AlignmentCard, save_alignment
-from medcl.workflow.ground import ground, phrase_scores, phrases_of
+from medcl.workflow.ground import ground, phrase_maps, phrases_of
 from medcl.workflow.joint_space import JointSpace
 
 BOXES = {"a": (60, 20, 24, 16), "b": (24, 30, 20, 24)}
@@ -97,13 +99,22 @@ def test_the_bright_place_lies_in_its_boxes_and_not_in_the_other_s(weights: Path
         shown = image_thumbnail(data.images["radiograph"].open("a0").data, "a")
         phrases = phrases_of(data.manifest.records)
         assert [(phrase.record, len(phrase.boxes)) for phrase in phrases] == [("a0", 2), ("b0", 2)]
-        found = phrase_scores(space, data, phrases, code.expand(2, 2), sigma=0.0)
-        swapped = [replace(one, boxes=other.boxes) for one, other in zip(phrases, phrases[::-1], strict=True)]
-        wrong = phrase_scores(space, data, swapped, code.expand(2, 2), sigma=0.0)
+        maps = list(phrase_maps(space, data, phrases, code.expand(2, 2), sigma=0.0))
+        found, wrong = (
+            [score_phrase(one, box_mask(phrase.boxes, one.shape)) for one, phrase in zip(maps, boxed, strict=True)]
+            for boxed in (phrases, phrases[::-1])
+        )
+        picture = np.asarray(data.images["radiograph"].open("a0").data[0, ::-1, ::-1, 0], dtype=np.float32)
+        overlay = str(phrase_overlay(picture, maps[0], phrases[0].boxes, "a"))
     code_of_picture = re.search('base64,([^"]+)', str(shown))
     assert code_of_picture is not None
     with Image.open(io.BytesIO(base64.b64decode(code_of_picture[1]))) as picture:
         rows, columns = np.nonzero(np.asarray(picture) > 200)
+    place = re.search(r"in amber, is (\d+)% from the top and (\d+)% from the left", overlay)
+    assert place is not None
+    x, y, width, height = BOXES["a"]
+    assert y / 80 - 0.05 <= int(place[1]) / 100 <= (y + height) / 80 + 0.05
+    assert x / 120 - 0.05 <= int(place[2]) / 100 <= (x + width) / 120 + 0.05
     # pixels halved: the picture is as it was drawn, not mirrored
     assert rows.mean() == pytest.approx(13.5, abs=1)
     assert columns.mean() == pytest.approx(35.5, abs=1)
@@ -118,7 +129,9 @@ def test_it_scores_and_writes_and_refuses(weights: Path, table: Path, tmp_path: 
     scores = ground(load_config(GroundConfig, overrides=given))
     assert set(scores.scores) == {"all", "spot"}
     assert scores.scores["all"]["miou"].cases == 2
-    assert "0 of 2 phrases" in (tmp_path / "found.html").read_text()
+    page = (tmp_path / "found.html").read_text()
+    assert "0 of 2 phrases" in page
+    assert page.count("boxes of experts. Right:") == 2
     plain = Manifest(tuple(replace(record, targets={}) for record in Manifest.read(table).records))
     plain.write(tmp_path / "plain.jsonl")
     with pytest.raises(ConfigError, match="name the JSON file of MS-CXR"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -191,6 +192,10 @@ class ModalitiesConfig(Strict):
     def names(self) -> tuple[str, ...]:
         """Those that are set, in a fixed order."""
         return tuple(name for name in MODALITIES if getattr(self, name) is not None)
+
+    def only(self, names: Collection[str]) -> ModalitiesConfig:
+        """Without the modalities that are not among ``names``."""
+        return self.model_copy(update={name: None for name in self.names if name not in names})
 
 
 class AlignConfig(Strict):

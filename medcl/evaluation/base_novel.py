@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from medcl.evaluation.classification import as_findings, weighted_auroc
+from medcl.evaluation.classification import Statistic, as_findings, mean_over_findings
 from medcl.evaluation.statistics import Interval, bootstrap_statistic
 from medcl.types import Array
-
-Statistic = Callable[[Array], Array]
 
 
 def score_base_novel(
@@ -37,7 +35,10 @@ def score_base_novel(
         parts = {name: _accuracy(scores, labels, own) for name, own in (("base", ~novel), ("novel", novel))}
     else:
         scores, labels = as_findings(scores, labels)
-        parts = {name: _auroc(scores[:, own], labels[:, own]) for name, own in (("base", ~novel), ("novel", novel))}
+        parts = {
+            name: mean_over_findings(scores[:, own], labels[:, own])
+            for name, own in (("base", ~novel), ("novel", novel))
+        }
     if not novel.any():
         del parts["novel"]
     else:
@@ -69,18 +70,3 @@ def _accuracy(scores: Array, labels: Array, own: Array) -> Statistic:
         return np.divide(weights @ (right & member), count, out=np.full(len(weights), np.nan), where=count > 0)
 
     return accuracy
-
-
-def _auroc(scores: Array, findings: Array) -> Statistic:
-    """The mean over findings; without one that has both kinds NaN."""
-
-    def auroc(weights: Array) -> Array:
-        columns = [np.full(len(weights), np.nan)]
-        for score, finding in zip(scores.T, findings.T, strict=True):
-            known = ~(np.isnan(finding) | np.isnan(score))
-            columns.append(weighted_auroc(score[known], finding[known] > 0.5, weights[:, known]))
-        values = np.stack(columns, 1)
-        count = (~np.isnan(values)).sum(1)
-        return np.divide(np.nansum(values, 1), count, out=np.full(len(values), np.nan), where=count > 0)
-
-    return auroc

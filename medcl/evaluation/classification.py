@@ -33,21 +33,18 @@ def score_classes(
     if scores.ndim != 2 or labels.shape != scores.shape[:1] or not ((labels >= 0) & (labels < scores.shape[1])).all():
         raise ValueError(f"scores {scores.shape} and labels {labels.shape} are not (N, C) and (N,) in [0, C)")
     right = scores.argmax(1) == labels
-    present = np.unique(labels)
-
-    def separation(weights: Array) -> Array:
-        return np.mean([weighted_auroc(scores[:, c], labels == c, weights) for c in present], axis=0)
-
     draws = {"resamples": resamples, "seed": seed}
     return ClassificationScores(
         accuracy=bootstrap_mean(right, subjects, **draws),
         balanced_accuracy=bootstrap_statistic(
             lambda weights: balanced_accuracy(right, labels, weights), subjects, **draws
         ),
-        auroc=bootstrap_statistic(separation, subjects, **draws),
+        auroc=bootstrap_statistic(mean_over_classes(scores, labels), subjects, **draws),
     )
 
 
+Statistic = Callable[[Array], Array]
+"""From weights ``(R, N)``, how often every case counts, to ``(R,)``."""
 Measure = Callable[[Array, Array, Array], Array]
 """From scores ``(N,)``, what is positive ``(N,)`` and weights ``(R, N)`` to ``(R,)``, as :func:`weighted_auroc`."""
 
@@ -82,6 +79,36 @@ def score_findings(
             )
         )
     return tuple(intervals)
+
+
+def mean_over_findings(scores: ArrayLike, findings: ArrayLike, measure: Measure | None = None) -> Statistic:
+    """The mean of ``measure`` over the findings ``(N, F)`` that have both kinds, as :func:`score_findings` has it of each; NaN without any."""
+    scores, findings = as_findings(scores, findings)
+    own = measure or weighted_auroc
+
+    def mean(weights: Array) -> Array:
+        columns = [np.full(len(weights), np.nan)]
+        for score, finding in zip(scores.T, findings.T, strict=True):
+            known = ~(np.isnan(finding) | np.isnan(score))
+            present = finding[known] > 0.5
+            if present.any() and not present.all():
+                columns.append(own(score[known], present, weights[:, known]))
+        values = np.stack(columns, 1)
+        count = (~np.isnan(values)).sum(1)
+        return np.divide(np.nansum(values, 1), count, out=np.full(len(values), np.nan), where=count > 0)
+
+    return mean
+
+
+def mean_over_classes(scores: ArrayLike, labels: ArrayLike) -> Statistic:
+    """The mean AUROC over classes, one class against the rest, of ``scores (N, C)`` for ``labels (N,)``; classes without a case are left out."""
+    scores, labels = np.asarray(scores, dtype=float), np.asarray(labels)
+    present = np.unique(labels)
+
+    def mean(weights: Array) -> Array:
+        return np.mean([weighted_auroc(scores[:, c], labels == c, weights) for c in present], axis=0)
+
+    return mean
 
 
 def as_findings(scores: ArrayLike, findings: ArrayLike) -> tuple[Array, Array]:

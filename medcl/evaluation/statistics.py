@@ -122,19 +122,48 @@ def bootstrap_statistic(
 
     ``statistic``: from weights ``(R, cases)``, how often every case counts, to ``(R,)`` values, NaN where it has none.
     """
+    interval, _ = _bootstrapped(statistic, subjects, resamples, seed)
+    return interval
+
+
+def difference_of_statistics(
+    a: Callable[[Array], Array],
+    b: Callable[[Array], Array],
+    subjects: Sequence[object],
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> PairedDifference:
+    """``a - b`` of two statistics of the same cases, see :func:`bootstrap_statistic`: both are redrawn together.
+
+    The two-sided p-value is that of the bootstrap: twice the share of redraws on the rarer side of 0, never below ``2 / (resamples + 1)``.
+    """
+    interval, drawn = _bootstrapped(lambda weights: a(weights) - b(weights), subjects, resamples, seed)
+    drawn = drawn[~np.isnan(drawn)]
+    p = float("nan")
+    if len(drawn):
+        p = min(1.0, 2 * (min((drawn <= 0).sum(), (drawn >= 0).sum()) + 1) / (len(drawn) + 1))
+    return PairedDifference(**vars(interval), p=p)
+
+
+def _bootstrapped(
+    statistic: Callable[[Array], Array], subjects: Sequence[object], resamples: int, seed: int
+) -> tuple[Interval, Array]:
+    """The interval of ``statistic`` over redrawn subjects, and its values in the redraws."""
     _, index = np.unique([str(subject) for subject in subjects], return_inverse=True)
     cases, n = len(index), len(set(index))
     value = float(statistic(np.ones((1, cases)))[0])
     if n < 2 or np.isnan(value):
-        return Interval(value, float("nan"), float("nan"), cases, n)
+        return Interval(value, float("nan"), float("nan"), cases, n), np.empty(0)
     rows = max(1, _BLOCK // cases)
     values = [
         statistic(weights[start : start + rows][:, index])
         for weights in _redraws(np.random.default_rng(seed), n, resamples)
         for start in range(0, len(weights), rows)
     ]
-    low, high = percentiles(np.concatenate(values))
-    return Interval(value, low, high, cases, n)
+    drawn = np.concatenate(values)
+    low, high = percentiles(drawn)
+    return Interval(value, low, high, cases, n), drawn
 
 
 def paired_difference(

@@ -84,18 +84,20 @@ def labelled_subset(
     seed: int = 0,
     *,
     unit: Unit = "records",
-    target: str | None = None,
+    target: str | Sequence[str] | None = None,
 ) -> tuple[str, ...]:
     """The ids of ``count`` labelled records among ``ids``: the first of subset ``subset``'s own permutation of them.
 
     Subset k of size n is therefore a prefix of subset k of any larger size, and "all" is the whole permutation; no two subsets begin
     with the same record while there are others. With subjects
     as ``unit`` the permutation is of those that have a label, and each brings all its labelled records.
-    With ``target`` a record counts as labelled where it has that target or attribute. Raises DataError where fewer are.
+    With ``target`` a record counts as labelled where it has that target or attribute, or one of several. Raises DataError where fewer are.
     """
 
+    wanted = {target} if isinstance(target, str) else set(target or ())
+
     def is_labelled(record: Record) -> bool:
-        return record.label is not None if target is None else target in {*record.targets, *record.attributes}
+        return record.label is not None if not wanted else bool(wanted & {*record.targets, *record.attributes})
 
     members: dict[str, list[str]] = defaultdict(list)
     for record_id in ids:
@@ -107,8 +109,8 @@ def labelled_subset(
             f"{manifest.source or 'data'}: {count} labelled {unit} are asked for, but {len(members)} of the training "
             + (
                 f"{unit} have a label; lower data.labelled, or name their folder in data.labels"
-                if target is None
-                else f"{unit} have the target '{target}'; lower data.labelled, or add it to the table"
+                if not wanted
+                else f"{unit} have the target {', '.join(sorted(wanted))}; lower data.labelled, or add it to the table"
             )
         )
     order = _subset_order(members, subset, seed)

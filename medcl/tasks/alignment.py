@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from medcl.config.align_stage import AlignStageConfig
 from medcl.config.training import TrainerConfig
@@ -23,7 +23,7 @@ from medcl.objectives.teacher import TaughtObjective
 from medcl.seeds import derive_seed
 from medcl.tasks.alignment_terms import AlignTerm
 from medcl.tasks.candidates import Candidates
-from medcl.tasks.rendered import RenderedTask
+from medcl.tasks.rendered import RenderedTask, WholePart
 from medcl.tasks.seen import Seen
 from medcl.tasks.teacher import follow
 from medcl.tasks.term_kinds import build_term
@@ -72,6 +72,7 @@ class AlignTask(RenderedTask):
     """
 
     validation_metric = "mrr"
+    may_skip_parameters = True  # a batch without images leaves their encoder out
 
     def __init__(
         self,
@@ -173,7 +174,7 @@ class AlignTask(RenderedTask):
         return self.network
 
     def val_dataloader(self) -> Any:
-        return [] if self.validate is None else DataLoader(_Whole(), batch_size=None)
+        return [] if self.validate is None else DataLoader(WholePart(), batch_size=None)
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """All validation records at once: each is looked for among the others."""
@@ -196,16 +197,6 @@ class AlignTask(RenderedTask):
                 found[f"{prefix}skipped"] = float(term.skipped)
         found.update(self.measure(list(self.recent)))
         return found
-
-
-class _Whole(Dataset[Tensor]):
-    """One batch that stands for all validation records."""
-
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, number: int) -> Tensor:
-        return torch.zeros(1)
 
 
 def _teacher_of(network: JointEncoders) -> JointEncoders:

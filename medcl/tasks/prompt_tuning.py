@@ -12,6 +12,7 @@ from medcl.encoders.tuned import GoproTuned, Told, Tuned
 from medcl.objectives.instance import nt_xent
 from medcl.objectives.prompts import prompt_diversity, prompt_guidance
 from medcl.seeds import derive_seed
+from medcl.tasks.classification import accuracy_of, classification_loss
 from medcl.tasks.rendered import RenderedTask
 from medcl.views.aligned import AlignedBatch, AlignedSampler
 
@@ -60,13 +61,16 @@ class PromptTuningTask(RenderedTask):
             told, loss, parts = self._augmented(self.tuned, method, batch, texts, labels)
         else:
             told = self.tuned(batch.inputs[TRAINING][0], texts)
-            loss, parts = classification_loss(told.similarity / self.config.temperature, labels), {}
+            loss, parts = classification_loss(scores_of(told.similarity / self.config.temperature, labels), labels), {}
             if isinstance(method, MsgcoopTuning):
                 parts = self._regularisers(method, told)
         for name, (weight, value) in parts.items():
             loss = loss + weight * value
             self.latest[name] = value.detach()
-        self.latest |= {"loss": loss.detach(), "accuracy": accuracy_of(told.similarity.detach(), labels)}
+        self.latest |= {
+            "loss": loss.detach(),
+            "accuracy": accuracy_of(scores_of(told.similarity.detach(), labels), labels),
+        }
         return loss
 
     def _regularisers(self, method: MsgcoopTuning, told: Told) -> dict[str, tuple[float, Tensor]]:
@@ -87,7 +91,7 @@ class PromptTuningTask(RenderedTask):
         views = [tuned.with_projection(batch.inputs[name][0], texts) for name in (TRAINING, STRONG)]
         apart = [functional.mse_loss(view.text, told.text) for view, _ in views]
         contrast = nt_xent(torch.stack([projected for _, projected in views]), temperature=method.temperature).loss
-        loss = classification_loss(told.similarity / self.config.temperature, labels)
+        loss = classification_loss(scores_of(told.similarity / self.config.temperature, labels), labels)
         return (
             told,
             loss,
@@ -101,28 +105,12 @@ class PromptTuningTask(RenderedTask):
         return dict(self.latest)
 
 
-def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy of ``logits (B, C)`` with the classes ``labels (B,)``; or of findings ``labels (B, F)`` of 1, 0 or NaN, each as a
-    choice between its two texts ``logits (B, 2 F)``, the mean over those that are known (0 without any)."""
-    if labels.ndim == 1:
-        return functional.cross_entropy(logits, labels)
-    known = ~labels.isnan()
-    each = functional.binary_cross_entropy_with_logits(
-        finding_scores(logits), torch.where(known, labels, 0.0), reduction="none"
-    )
-    return torch.where(known, each, 0.0).sum() / known.sum().clamp_min(1)
-
-
 def finding_scores(similarity: Tensor) -> Tensor:
     """``(B, F)``: the text that a finding is present less the one that it is absent, of ``similarity (B, 2 F)``."""
     present, absent = similarity.chunk(2, 1)
     return present - absent
 
 
-def accuracy_of(similarity: Tensor, labels: Tensor) -> Tensor:
-    """Share of a batch that is told right; of findings, of those that are known."""
-    if labels.ndim == 1:
-        return (similarity.argmax(1) == labels).float().mean()
-    known = ~labels.isnan()
-    right = ((finding_scores(similarity) > 0) == (labels > 0.5)) & known
-    return right.sum() / known.sum().clamp_min(1)
+def scores_of(similarity: Tensor, labels: Tensor) -> Tensor:
+    """Of classes ``similarity (B, C)`` itself; of findings, whose ``labels`` are (B, F), :func:`finding_scores`."""
+    return similarity if labels.ndim == 1 else finding_scores(similarity)

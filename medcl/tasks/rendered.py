@@ -8,6 +8,7 @@ from typing import Any
 import lightning
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from medcl.config.training import OptimiserConfig
 from medcl.seeds import derive_seed
@@ -31,7 +32,12 @@ class RenderedTask(lightning.LightningModule):
         accumulate: batches of an optimiser step.
         workers: processes that cut views ahead.
         seed: of the run.
+
+    Attributes:
+        may_skip_parameters: whether a step may leave some of the parameters that train without a gradient.
     """
+
+    may_skip_parameters = False
 
     def __init__(
         self,
@@ -98,6 +104,16 @@ class RenderedTask(lightning.LightningModule):
     def figures(self) -> dict[str, float | Tensor]:
         """What the last batch showed, for the log: called every few steps only."""
         return {}
+
+
+class WholePart(Dataset[Tensor]):
+    """One batch that stands for all validation records, of a task that scores them at once."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, number: int) -> Tensor:
+        return torch.zeros(1)
 
 
 _PLANS = (ViewPlan, AlignedPlan)

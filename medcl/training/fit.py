@@ -16,7 +16,6 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from medcl.config.training import TrainerConfig
 from medcl.errors import DataError
 from medcl.runs import RunFolder, is_first_process
-from medcl.tasks.alignment import AlignTask
 from medcl.tasks.rendered import RenderedTask
 from medcl.training.best import KeepBest, Validated
 from medcl.training.checkpoints import Checkpointer
@@ -103,10 +102,10 @@ def fit(
 
 
 def _strategy(config: TrainerConfig, task: RenderedTask) -> str:
-    """How processes share gradients; an alignment's batch may leave an encoder without input."""
+    """How processes share gradients; the batch of some tasks may leave an encoder without input."""
     if config.devices * config.nodes == 1:
         return "auto"
-    return "ddp_find_unused_parameters_true" if isinstance(task, AlignTask) else "ddp"
+    return "ddp_find_unused_parameters_true" if task.may_skip_parameters else "ddp"
 
 
 def resolve_precision(config: TrainerConfig) -> Literal["32", "bf16"]:

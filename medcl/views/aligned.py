@@ -68,7 +68,8 @@ class AlignedSampler:
         batch: records of a batch.
         seed: of the run.
         texts: a number for every record, equal where reports are, which makes them no negatives of each other; -1 for none.
-        hide: chance of every place to be hidden from a record that has more than two.
+        hide: chance of every place to be hidden from a record that has more than ``spare``.
+        spare: how many places a record keeps at least, of those that it has.
         sources: where every record comes from, and how that shapes batches.
 
     Raises DataError if there are fewer subjects than a batch has records.
@@ -85,6 +86,7 @@ class AlignedSampler:
         seed: int,
         texts: Sequence[int] | None = None,
         hide: Mapping[str, float] | None = None,
+        spare: int = 2,
         sources: Sources | None = None,
     ) -> None:
         self.ids = tuple(ids)
@@ -95,6 +97,7 @@ class AlignedSampler:
         self.seed = seed
         self.groups = _groups(self.subjects, texts or (-1,) * len(self.ids))
         self.hide = dict(hide or {})
+        self.spare = spare
         self._records_of: dict[int, list[int]] = {}
         for record, subject in enumerate(self.subjects):
             self._records_of.setdefault(subject, []).append(record)
@@ -177,11 +180,11 @@ class AlignedSampler:
         return records[int(rng.integers(len(records)))]
 
     def _shown(self, record: int, epoch: int) -> list[str]:
-        """The modalities of a record that a batch may see: two at least of those that it has."""
+        """The modalities of a record that a batch may see: ``spare`` at least of those that it has."""
         names = [name for name, stream in self.streams.items() if stream.has(self.ids[record])]
         rng = np.random.default_rng(derive_seed(self.seed, "hide", self.ids[record], epoch))
         margin = {name: rng.random() - self.hide.get(name, 0.0) for name in names}
-        spared = sorted(names, key=lambda name: -margin[name])[:2]
+        spared = sorted(names, key=lambda name: -margin[name])[: self.spare]
         return [name for name in names if margin[name] >= 0 or name in spared]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,6 +64,14 @@ class AlignmentFile:
             )
         return found.eval()
 
+    def only(self, names: Collection[str]) -> AlignmentFile:
+        """The encoders and heads of the modalities ``names`` alone, without what terms needed beside them."""
+        card = self.card.model_copy(
+            update={"modalities": self.card.modalities.only(names), "places": (), "words": WordParts()}
+        )
+        own = tuple(f"{part}.{name}." for part in ("encoders", "heads") for name in names)
+        return replace(self, card=card, state={key: value for key, value in self.state.items() if key.startswith(own)})
+
     def untrained(self) -> JointEncoders:
         """The same encoders and heads as they begin: random, from the global random state, but for pretrained text networks."""
         report = self.card.modalities.report
@@ -84,12 +93,22 @@ def save_alignment(
     folder: Path, network: JointEncoders, card: AlignmentCard, *, labs: LabEncoding | None = None
 ) -> None:
     """Write ``network`` into ``folder``; the card comes last and names the digest of the tensors."""
+    save_beside(folder, network, labs)
+    save_carded(network.state_dict(), folder / TENSORS, folder / CARD, card)
+
+
+def save_beside(folder: Path, network: JointEncoders, labs: LabEncoding | None) -> None:
+    """What encoders need beside tensors and card: the encoding of laboratory values and the tokenizer, where there are some."""
     if labs is not None:
         labs.write(folder / LABS)
     if network.tokenizer is not None:
         with atomic_path(folder / TOKENIZER) as part:
             network.tokenizer.save(part)
-    save_carded(network.state_dict(), folder / TENSORS, folder / CARD, card)
+
+
+def read_labs(folder: Path, card: AlignmentCard) -> LabEncoding | None:
+    """The encoding of laboratory values in ``folder``; None where ``card`` has none."""
+    return LabEncoding.read(folder / LABS) if card.modalities.labs is not None else None
 
 
 def is_alignment(path: Path | str) -> bool:
@@ -104,5 +123,4 @@ def find_alignment(path: Path | str) -> AlignmentFile:
     if not sheet.is_file():
         raise WeightsError(f"{path}: is no alignment (no {CARD} beside its weights); name a run of medcl align")
     card = read_card(AlignmentCard, sheet, file)
-    labs = LabEncoding.read(file.parent / LABS) if card.modalities.labs is not None else None
-    return AlignmentFile(file.parent, read_tensors(file), card, labs)
+    return AlignmentFile(file.parent, read_tensors(file), card, read_labs(file.parent, card))

@@ -40,7 +40,7 @@ from medcl.runs import RunFolder
 from medcl.weights.alignment import AlignmentFile, find_alignment
 from medcl.workflow.alignment_data import AlignmentData, Preparations, has, images_of
 from medcl.workflow.alignment_texts import captions_of, text_of
-from medcl.workflow.few_shots import plain_section, stream_for
+from medcl.workflow.labelled_records import plain_section, stream_for
 
 log = logging.getLogger(__name__)
 

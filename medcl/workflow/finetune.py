@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 import medcl.objectives  # noqa: F401  (announces the objectives)
+from medcl.config.classification import ClassificationConfig
 from medcl.config.finetune import FinetuneConfig
 from medcl.config.prompt_tuning import PromptTuningConfig
 from medcl.config.regression import RegressionConfig
@@ -31,6 +32,7 @@ from medcl.weights.card import WeightsCard
 from medcl.weights.load import build_segmenter, load_into
 from medcl.weights.read import WeightsFile, find_weights
 from medcl.weights.save import save_weights
+from medcl.workflow.classification import finetune_classification
 from medcl.workflow.prompt_tuning import finetune_prompts
 from medcl.workflow.pseudo_labels import label_pool
 from medcl.workflow.regression import finetune_regression
@@ -49,6 +51,8 @@ def finetune(config: AnyFinetune, *, resume: bool = False, progress: bool = True
             return finetune_super_resolution(config, resume=resume, progress=progress)
         case PromptTuningConfig():
             return finetune_prompts(config, resume=resume, progress=progress)
+        case ClassificationConfig():
+            return finetune_classification(config, resume=resume, progress=progress)
         case FinetuneConfig():
             return finetune_segmentation(config, resume=resume, progress=progress)
 

@@ -29,7 +29,7 @@ from medcl.views.aligned import AlignedSampler, Stream
 from medcl.weights.alignment import AlignmentFile, find_alignment
 from medcl.weights.prompts import PromptsCard, save_prompts
 from medcl.workflow.alignment_data import AlignmentData
-from medcl.workflow.few_shots import Classes, classes_of, open_records, plain_section, shots_of, stream_for
+from medcl.workflow.labelled_records import Classes, classes_of, open_records, plain_section, shots_of, stream_for
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def finetune_prompts(config: PromptTuningConfig, *, resume: bool = False, progre
     with run.started("finetune", config, seed=config.seed, resume=resume):
         alignment = find_alignment(config.init)
         modality = _modality(config, alignment)
-        data = open_records(config, alignment, modality, config.data.store or run.path / "prepared")
+        data = open_records(config.data, alignment, [modality], config.data.store or run.path / "prepared")
         classes = classes_of(config, data)
         ids, labels = shots_of(config, classes, data)
         part, held_out = ("test", data.split.test) if data.split.test else ("validation", data.split.validation)

@@ -1,4 +1,4 @@
-"""The records of a few-shot classification: their classes, which labels are seen, and where their inputs come from."""
+"""The records of a classification: their classes, which labels are seen, and where their inputs come from."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from medcl.config.align import AlignConfig, ModalitiesConfig
+from medcl.config.data import DataConfig
 from medcl.config.load import load_config
 from medcl.config.prompt_tuning import ClassText, DescriptionsConfig, PromptTuningConfig
 from medcl.config.shipped import find_config
@@ -33,14 +34,42 @@ class Classes:
     labels: dict[str, int | Array]
 
 
-def open_records(config: PromptTuningConfig, alignment: AlignmentFile, modality: str, folder: Path) -> AlignmentData:
-    """The records of ``config.data`` that have ``modality``, split, and prepared as the alignment's own were."""
-    # of the alignment's configuration only what is classified is prepared here, which alone would be no alignment
-    section = getattr(alignment.card.modalities, modality)
-    opened = AlignConfig.model_construct(
-        data=config.data, modalities=ModalitiesConfig.model_validate({modality: section}), min_present=1
-    )
+def open_records(data: DataConfig, alignment: AlignmentFile, names: Sequence[str], folder: Path) -> AlignmentData:
+    """The records of ``data`` that have one of the modalities ``names``, split, and prepared as the alignment's own were."""
+    # one modality alone would be no alignment, and is all that a classification may need
+    opened = AlignConfig.model_construct(data=data, modalities=alignment.card.modalities.only(names), min_present=1)
     return open_alignment(opened, folder, Preparations(alignment.card.recipes, alignment.labs))
+
+
+def labels_of(
+    data: AlignmentData, target: str | None, findings: Sequence[str]
+) -> tuple[tuple[str, ...], dict[str, int | Array]]:
+    """The names of the classes, and of every record that has one its class's number; for ``findings`` ``(F,)`` 1, 0 or NaN.
+
+    Raises DataError where no record has a finding, or the values of ``target`` are fewer than two.
+    """
+    if findings:
+        labels: dict[str, int | Array] = {}
+        for record in data.manifest.records:
+            values = np.array([finding_of(record, name) for name in findings])
+            if not np.isnan(values).all():
+                labels[record.id] = values
+        missing = [name for column, name in enumerate(findings) if not any(v[column] > 0 for v in labels.values())]  # type: ignore[index]
+        if missing:
+            raise DataError(
+                f"findings: no record has {', '.join(missing)}; look at the columns targets.NAME of the data"
+            )
+        return tuple(findings), labels
+    assert target is not None
+    values_of = {record.id: _value(record, target) for record in data.manifest.records}
+    names = sorted({value for value in values_of.values() if value is not None})
+    if len(names) < 2:
+        known = sorted({name for r in data.manifest.records for name in (*r.targets, *r.attributes)})
+        raise DataError(
+            f"target: '{target}' has {len(names)} values in {data.manifest.source}; there is nothing to tell apart (known: "
+            f"{', '.join(known) or 'none'})"
+        )
+    return tuple(names), {name: names.index(value) for name, value in values_of.items() if value is not None}
 
 
 def classes_of(config: PromptTuningConfig, data: AlignmentData) -> Classes:
@@ -48,29 +77,7 @@ def classes_of(config: PromptTuningConfig, data: AlignmentData) -> Classes:
     said: dict[str, ClassText] = {}
     if config.descriptions is not None:
         said = load_config(DescriptionsConfig, find_config(config.descriptions)).classes
-    if config.findings:
-        names: Sequence[str] = config.findings
-        labels: dict[str, int | Array] = {}
-        for record in data.manifest.records:
-            values = np.array([finding_of(record, name) for name in names])
-            if not np.isnan(values).all():
-                labels[record.id] = values
-        missing = [name for column, name in enumerate(names) if not any(v[column] > 0 for v in labels.values())]  # type: ignore[index]
-        if missing:
-            raise DataError(
-                f"findings: no record has {', '.join(missing)}; look at the columns targets.NAME of the data"
-            )
-    else:
-        assert config.target is not None
-        values_of = {record.id: _value(record, config.target) for record in data.manifest.records}
-        names = sorted({value for value in values_of.values() if value is not None})
-        if len(names) < 2:
-            known = sorted({name for r in data.manifest.records for name in (*r.targets, *r.attributes)})
-            raise DataError(
-                f"target: '{config.target}' has {len(names)} values in {config.data.path}; there is nothing to tell apart (known: "
-                f"{', '.join(known) or 'none'})"
-            )
-        labels = {name: names.index(value) for name, value in values_of.items() if value is not None}
+    names, labels = labels_of(data, config.target, config.findings)
     if unknown := sorted(set(config.novel) - set(names)):
         raise ConfigError(f"novel: no class is called {', '.join(unknown)}; there are {', '.join(names)}")
     base = tuple(name for name in names if name not in config.novel)

@@ -28,7 +28,8 @@ def command(
 ) -> None:
     """Segment scans: a mask for each, on the scan's own grid. Several runs are averaged.
 
-    A run of task=regression writes one table, predictions.csv; a run of task=super_resolution a finer volume for each scan.
+    A run of task=regression, classification or prompts writes one table, predictions.csv; a run of task=super_resolution a finer volume for each
+    scan. Classes are told of what the run reads: images, ECGs (.hea), laboratory values (JSON), reports (.txt), or records of a data set.
 
     A scan that cannot be read does not stop the others; it is named at the end, and the exit code is 1.
 

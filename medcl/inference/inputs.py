@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,16 +13,21 @@ from medcl.records.layouts import open_data
 from medcl.records.manifest import Manifest
 from medcl.records.names import is_image, is_volume, stem
 from medcl.records.record import Record
+from medcl.records.single import modality_of_file, record_of_file
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Input:
-    """One volume: its files (one a channel; a DICOM series by one of them) and the name of its mask."""
+    """What something is predicted of: its files (one a channel; a DICOM series by one of them) and the name of its mask.
+
+    ``record``: set where more than the files counts, as it does where classes are told from several modalities.
+    """
 
     name: str
     files: tuple[Path, ...]
+    record: Record | None = None
 
     @property
     def mask(self) -> str:
@@ -55,15 +60,47 @@ def find_inputs(paths: Iterable[Path | str], ids: Iterable[str] | None = None) -
     return found
 
 
+def find_records(
+    paths: Iterable[Path | str],
+    ids: Iterable[str] | None,
+    modalities: Collection[str],
+    has: Callable[[Record, str], bool],
+) -> list[Input]:
+    """Every record that ``paths`` name and that ``has`` one of ``modalities``: data sets of any layout, and single files.
+
+    Of a data set that declares test records these are taken, else all; ``ids`` takes exactly these. Raises DataError where there is none,
+    or two would get one name.
+    """
+    wanted = None if ids is None else list(ids)
+    found: list[Input] = []
+    for path in map(Path, paths):
+        modality = None if path.is_dir() else modality_of_file(path, modalities)
+        if path.is_file() and modality in modalities:
+            record = record_of_file(path, str(modality))
+            found.append(Input(record.id, (path,), record))
+        else:
+            records = [each for each in open_data(path).records if any(has(each, name) for name in modalities)]
+            found += [Input(each.id, tuple(each.files()), each) for each in _declared(path, records, wanted)]
+    if not found:
+        raise DataError(f"{', '.join(map(str, paths))}: no record has {' or '.join(modalities)}")
+    _refuse_shared_names(found)
+    return found if wanted is None else _chosen(found, wanted)
+
+
 def _of_data_set(path: Path, manifest: Manifest, ids: list[str] | None) -> list[Input]:
-    records = [record for record in manifest.records if record.volume]
-    if ids is None and any(record.split == "test" for record in records):
-        chosen = [record for record in records if record.split == "test"]
-        log.info("%s: its %d test records of %d", path, len(chosen), len(records))
-        records = chosen
+    records = _declared(path, [record for record in manifest.records if record.volume], ids)
     if len(records) == 1 and path.is_dir() and is_dicom(records[0].volume[0]):
         return [Input(path.absolute().name, records[0].volume)]
     return [_of_record(record) for record in records]
+
+
+def _declared(path: Path, records: list[Record], ids: list[str] | None) -> list[Record]:
+    """The records that the data set declares for test, where it does and nobody asks for certain ones."""
+    if ids is None and any(record.split == "test" for record in records):
+        chosen = [record for record in records if record.split == "test"]
+        log.info("%s: its %d test records of %d", path, len(chosen), len(records))
+        return chosen
+    return records
 
 
 def _of_record(record: Record) -> Input:
@@ -75,7 +112,7 @@ def _chosen(found: list[Input], ids: list[str]) -> list[Input]:
     unknown = [name for name in ids if name not in by_name]
     if unknown:
         raise DataError(
-            f"no volume '{unknown[0]}' among the {len(found)} inputs ({len(unknown)} of the ids are unknown)"
+            f"nothing is called '{unknown[0]}' among the {len(found)} inputs ({len(unknown)} of the ids are unknown)"
         )
     return [by_name[name] for name in ids]
 
@@ -86,8 +123,9 @@ def _refuse_shared_names(found: list[Input]) -> None:
     for item in found:
         other = first.setdefault(item.name, item)
         if other is not item:
+            places = [str(each.files[0]) if each.files else f"record {each.name}" for each in (item, other)]
             problems.append(
-                f"{item.files[0]}: its mask would be named {item.name}, like that of {other.files[0]}; "
+                f"{places[0]}: what is predicted of it would be named {item.name}, like that of {places[1]}; "
                 "rename one, or predict them into different folders"
             )
     if problems:

@@ -32,6 +32,7 @@ class PromptsCard(Card):
     novel: tuple[str, ...] = ()
     template: str
     absent: str
+    temperature: float = 0.05
     records: tuple[str, ...] = ()
 
     def texts(self, names: tuple[str, ...] | None = None) -> list[str]:
@@ -81,6 +82,11 @@ def save_prompts(folder: Path, tuned: Tuned, card: PromptsCard, alignment: Align
     described = alignment.card.model_copy(update={"modalities": modalities, "records": records})
     save_carded(tuned.own_state(), folder / TENSORS, folder / CARD, card)
     save_alignment(folder, tuned.network, described, labs=alignment.labs)
+
+
+def is_prompts(path: Path | str) -> bool:
+    """Whether the weights that ``path`` means are those of prompts. Raises WeightsError where there are none."""
+    return (weights_file(path).parent / CARD).is_file()
 
 
 def find_prompts(path: Path | str) -> PromptsFile:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from medcl.config.align import SECTIONS, AlignConfig, ModalitiesConfig, RadiographConfig, SourcesConfig, VolumeConfig
+from medcl.config.data import DataConfig
 from medcl.config.views import MiddleCentre, ViewsConfig
 from medcl.encoders.text import Tokenizer
 from medcl.errors import DataError
@@ -178,6 +181,24 @@ def open_alignment(config: AlignConfig, folder: Path, known: Preparations | None
         left_out=left_out,
         shared=shared,
     )
+
+
+def open_for_use(
+    data: DataConfig, modalities: ModalitiesConfig, known: Preparations, folder: Path, *, min_present: int = 1
+) -> AlignmentData:
+    """As :func:`open_alignment`, for weights that are finished: what was settled on their training records is ``known``."""
+    # the rest of an alignment's configuration is about training, and one modality alone is enough here
+    config = AlignConfig.model_construct(data=data, modalities=modalities, min_present=min_present)
+    return open_alignment(config, folder, known)
+
+
+@contextmanager
+def opened_few(manifest: Manifest, modalities: ModalitiesConfig, known: Preparations) -> Iterator[AlignmentData]:
+    """All records of ``manifest``, prepared for as long as they are needed."""
+    with tempfile.TemporaryDirectory(prefix="medcl-") as folder:
+        path = Path(folder) / "records.jsonl"
+        manifest.write(path)
+        yield open_for_use(DataConfig(path=path), modalities, known, Path(folder))
 
 
 def _recipe(name: str, config: RadiographConfig | VolumeConfig, manifest: Manifest, training: Sequence[str]) -> Recipe:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -16,6 +16,9 @@ from medcl.preparation.store import INDEX, Store
 from medcl.records.layouts import open_data
 from medcl.records.manifest import Manifest
 from medcl.runs import RunFolder
+
+if TYPE_CHECKING:
+    from medcl.workflow.joint_cards import JointCards
 
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 _IDS_SHOWN = 6
@@ -88,15 +91,20 @@ def _run(run: RunFolder) -> list[Section]:
 def _weights(file: Path, *, training: bool = True) -> list[Section]:
     from medcl.weights.keys import part_of  # these import torch; a data set is described without it
     from medcl.weights.read import read_sheet, read_tensors
+    from medcl.workflow.joint_cards import joint_card, joint_part_of
 
     tensors = read_tensors(file)
-    parts = list(dict.fromkeys(part_of(name) for name in tensors))
+    aligned = joint_card(file)
+    part_named = part_of if aligned is None else joint_part_of
+    parts = list(dict.fromkeys(part_named(name) for name in tensors))
     counted = []
     for part in parts:
-        mine = [tensor for name, tensor in tensors.items() if part_of(name) == part]
+        mine = [tensor for name, tensor in tensors.items() if part_named(name) == part]
         types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in mine})
         counted.append((part, str(len(mine)), f"{sum(tensor.numel() for tensor in mine):,}", ", ".join(types)))
     contents = Section(f"tensors of {file}", tuple(counted), ("part", "tensors", "numbers", "type"))
+    if aligned is not None:
+        return [*_joint(file, aligned, training=training), contents]
     try:
         sheet = read_sheet(file)
     except WeightsError as error:
@@ -116,6 +124,35 @@ def _weights(file: Path, *, training: bool = True) -> list[Section]:
     ]
     sections = [Section(f"weights {file.parent}", tuple(made)), _levels(card, sheet.recipe), contents]
     sections.append(_recipe(sheet.recipe))
+    if training and card.training:
+        sections.append(Section("trained with", _pairs(card.training)))
+    return sections
+
+
+def _joint(file: Path, cards: JointCards, *, training: bool) -> list[Section]:
+    """Weights of an alignment, of a classifier made of one, or of one with prompts."""
+    card = cards.alignment
+    rows = [
+        ("what", cards.what),
+        ("written by", f"medcl {card.medcl}"),
+        ("joint space", f"{card.joint} dimensions"),
+        *cards.told,
+        ("training data", card.data_digest or "not stated"),
+        ("records seen", f"{len(card.records)}: {_some(card.records)}" if card.records else "not stated"),
+        ("licence", card.licence or "not stated"),
+        ("cite", "; ".join(card.citations) or "not stated"),
+        ("sha256", cards.sha256),
+    ]
+    encoders = [
+        (name, _flow(getattr(card.modalities, name).encoder.model_dump(mode="json"))) for name in card.modalities.names
+    ]
+    sections = [
+        Section(f"weights {file.parent}", tuple(rows)),
+        Section("encoders", tuple(encoders), ("modality", "network")),
+    ]
+    sections += [
+        replace(_recipe(recipe), title=f"recipe: how a {name} is prepared") for name, recipe in card.recipes.items()
+    ]
     if training and card.training:
         sections.append(Section("trained with", _pairs(card.training)))
     return sections

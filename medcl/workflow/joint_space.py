@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medcl.config.align import AlignConfig
 from medcl.config.alignment_use import AlignmentUseConfig, EmbedConfig, Part
 from medcl.config.data import DataConfig
 from medcl.encoders.joint import JointEncoders
@@ -21,7 +20,7 @@ from medcl.evaluation.joint_codes import JointCodes
 from medcl.inference.predictor import torch_device
 from medcl.records.manifest import Manifest
 from medcl.weights.alignment import AlignmentCard, AlignmentFile, find_alignment
-from medcl.workflow.alignment_data import AlignmentData, Preparations, open_alignment
+from medcl.workflow.alignment_data import AlignmentData, Preparations, open_for_use, opened_few
 from medcl.workflow.encode import RecordEncoder
 
 _SPLIT_KEYS = ("test", "validation", "split", "split_seed", "count")
@@ -58,6 +57,10 @@ class JointSpace:
             if name not in self.modalities:
                 raise ConfigError(f"{key}: these weights have no {name}; they align {', '.join(self.modalities)}")
 
+    @property
+    def _known(self) -> Preparations:
+        return Preparations(dict(self.card.recipes), self.file.labs)
+
     @contextmanager
     def opened(self, data: DataConfig, part: Part) -> Iterator[AlignmentData]:
         """The records of ``data``, split and prepared; what is prepared is removed again unless ``data.store`` keeps it.
@@ -72,19 +75,14 @@ class JointSpace:
             settings = {key: trained["data"][key] for key in _SPLIT_KEYS if key in trained.get("data", {})}
             data = DataConfig.model_validate({**data.model_dump(), **settings})
         with tempfile.TemporaryDirectory(prefix="medcl-") as folder:
-            # the rest of an alignment's configuration is about training
-            config = AlignConfig.model_construct(data=data, modalities=self.card.modalities, min_present=least)
-            known = Preparations(dict(self.card.recipes), self.file.labs)
-            yield open_alignment(config, data.store or Path(folder), known)
+            store = data.store or Path(folder)
+            yield open_for_use(data, self.card.modalities, self._known, store, min_present=least)
 
     @contextmanager
     def opened_few(self, manifest: Manifest) -> Iterator[AlignmentData]:
         """All records of ``manifest``, prepared for as long as they are needed."""
-        with tempfile.TemporaryDirectory(prefix="medcl-") as folder:
-            path = Path(folder) / "records.jsonl"
-            manifest.write(path)
-            with self.opened(DataConfig(path=path), "all") as data:
-                yield data
+        with opened_few(manifest, self.card.modalities, self._known) as data:
+            yield data
 
     def encoder(self, title: str = "encoding") -> RecordEncoder:
         """What encodes records, with a bar called ``title``."""

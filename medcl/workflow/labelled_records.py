@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from medcl.config.align import AlignConfig, ModalitiesConfig
+from medcl.config.align import ModalitiesConfig
 from medcl.config.data import DataConfig
 from medcl.config.load import load_config
 from medcl.config.prompt_tuning import ClassText, DescriptionsConfig, PromptTuningConfig
@@ -21,7 +21,7 @@ from medcl.records.splits import labelled_subset
 from medcl.types import Array
 from medcl.views.aligned import Stream
 from medcl.weights.alignment import AlignmentFile
-from medcl.workflow.alignment_data import PLAIN, AlignmentData, Preparations, open_alignment, stream_of
+from medcl.workflow.alignment_data import PLAIN, AlignmentData, Preparations, open_for_use, stream_of
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,8 @@ class Classes:
 
 def open_records(data: DataConfig, alignment: AlignmentFile, names: Sequence[str], folder: Path) -> AlignmentData:
     """The records of ``data`` that have one of the modalities ``names``, split, and prepared as the alignment's own were."""
-    # one modality alone would be no alignment, and is all that a classification may need
-    opened = AlignConfig.model_construct(data=data, modalities=alignment.card.modalities.only(names), min_present=1)
-    return open_alignment(opened, folder, Preparations(alignment.card.recipes, alignment.labs))
+    known = Preparations(alignment.card.recipes, alignment.labs)
+    return open_for_use(data, alignment.card.modalities.only(names), known, folder)
 
 
 def labels_of(

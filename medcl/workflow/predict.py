@@ -1,4 +1,4 @@
-"""`medcl predict`: masks, numbers or finer volumes of many volumes, whatever happens to one of them."""
+"""`medcl predict`: masks, numbers or finer volumes of many volumes, classes of many records, whatever happens to one of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 
 from medcl.config.predict import PredictConfig
 from medcl.errors import MedclError
-from medcl.inference.inputs import Input, find_inputs
+from medcl.inference.inputs import Input
 from medcl.runs import RunFolder
 from medcl.workflow.writers import choose_writer
 
@@ -37,8 +37,8 @@ def predict(config: PredictConfig, progress: Callable[[int, int], None] | None =
     A volume that cannot be read does not stop the others: its name and the reason are in ``failed`` and in
     ``run.json``. More volumes may be added to a folder with the same runs; other runs need another folder.
     """
-    inputs = find_inputs(config.inputs, config.ids)
     writer = choose_writer(config)
+    inputs = writer.inputs(config)
     run = RunFolder(config.out)
     written: list[Path] = []
     skipped: list[Path] = []
@@ -68,7 +68,9 @@ def _reasons(error: Exception, item: Input) -> tuple[str, ...]:
     if isinstance(error, MedclError):
         return error.problems
     text = str(error).strip().splitlines()
-    return (f"{item.files[0]}: {type(error).__name__}: {text[0] if text else 'no message'} (unexpected; see --debug)",)
+    return (
+        f"{item.files[0] if item.files else item.name}: {type(error).__name__}: {text[0] if text else 'no message'} (unexpected; see --debug)",
+    )
 
 
 def _continues(run: RunFolder, config: PredictConfig) -> bool:

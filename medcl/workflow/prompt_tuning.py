@@ -111,6 +111,7 @@ def _card(config: PromptTuningConfig, modality: str, classes: Classes, ids: Sequ
         novel=config.novel,
         template=config.template,
         absent=config.absent,
+        temperature=config.temperature,
         records=tuple(ids),
     )
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,18 +13,15 @@ from medcl.errors import ConfigError
 from medcl.evaluation.joint_codes import JointCodes
 from medcl.evaluation.neighbours import nearest
 from medcl.files import write_json
-from medcl.records.dicom_tree import is_dicom
 from medcl.records.layouts import open_data
 from medcl.records.manifest import Manifest
-from medcl.records.names import is_image, is_volume
 from medcl.records.record import Record
+from medcl.records.single import modality_of_file, record_of_file
 from medcl.reporting.alignment_page import Example, Exhibit, write_alignment_page
 from medcl.workflow.alignment_data import AlignmentData
 from medcl.workflow.examples import exhibit
 from medcl.workflow.joint_space import JointSpace, ids_of
 from medcl.workflow.retrieve import read_codes
-
-_ECG, _TEXT, _LABS = (".hea",), (".txt",), (".json",)
 
 
 @dataclass(frozen=True)
@@ -99,35 +95,17 @@ def _write(out: Path, result: SearchResult, query: Exhibit, data: AlignmentData)
 def _record(query: str, space: JointSpace) -> Record | None:
     """The file that ``query`` names as a record of one modality; None for a text. Raises ConfigError where there is no such file."""
     path = Path(query)
-    name = path.name.lower()
-    kinds = {"ecg": name.endswith(_ECG), "labs": name.endswith(_LABS), "report": name.endswith(_TEXT)}
-    kinds["volume"] = is_volume(path)
-    kinds["radiograph"] = is_image(path) or name.endswith((".dcm", ".dicom"))
-    modality = next((kind for kind, fits in kinds.items() if fits), None)
     try:
         there = path.is_file()
     except OSError:  # a text too long for a name
         there = False
-    if modality is None and there and is_dicom(path):
-        modality = "radiograph"
-    if modality is None or (" " in query and not there):
+    modality = modality_of_file(path, space.modalities) if there or " " not in query else None
+    if modality is None:
         return None
     if not there:
         raise ConfigError(f"query: {query}: no such file; a text must not end like a file name")
-    if modality == "radiograph" and "radiograph" not in space.modalities and "volume" in space.modalities:
-        modality = "volume"
     space.require([modality], "query")
-    if modality == "labs":
-        try:
-            values = {str(key): float(value) for key, value in json.loads(path.read_text(encoding="utf-8")).items()}
-        except (OSError, ValueError, AttributeError, TypeError) as error:
-            raise ConfigError(f'query: {query}: not laboratory values as {{"crp": 3.1}} ({error})') from None
-        return Record(id="query", subject="query", labs=values)
-    if modality in ("radiograph", "volume"):
-        images = {modality: (path.resolve(),)}
-        return Record(id="query", subject="query", **images)  # type: ignore[arg-type]
-    files = {modality: path.resolve()}
-    return Record(id="query", subject="query", **files)  # type: ignore[arg-type]
+    return replace(record_of_file(path, modality), id="query", subject="query")
 
 
 def _gallery(config: RetrieveConfig, space: JointSpace, asked: str) -> str:

@@ -1,4 +1,4 @@
-"""What `medcl predict` makes of an input: a mask, a number, a finer volume, as the runs were trained for."""
+"""What `medcl predict` makes of an input: a mask, a number, a finer volume, classes, as the runs were trained for."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ import torch
 
 from medcl.config.predict import PredictConfig
 from medcl.errors import ConfigError, WeightsError
-from medcl.inference.inputs import Input
+from medcl.inference.inputs import Input, find_inputs
 from medcl.inference.predictor import Predictor, torch_device
 from medcl.inference.restoration import restored_in_place
 from medcl.inference.windows import number_of
 from medcl.modalities.volume import Volume, read_volume, write_mask, write_scores, write_volume
 from medcl.preparation.apply import check_volume, prepare
+from medcl.weights.alignment import is_alignment
+from medcl.weights.classifier import is_classifier
 from medcl.weights.load import build_regressor, build_restorer
+from medcl.weights.prompts import is_prompts
 from medcl.weights.read import find_weights, read_sheet, weights_file
 from medcl.workflow.regression import write_numbers
+from medcl.workflow.told_classes import ToldClasses
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +34,11 @@ _SAME = 0.25  # spacings that differ by more than this share are worth a warning
 
 
 class Writer(Protocol):
-    """``what``: what it writes, in words.   ``is_there``: whether an input's output exists.   ``facts``: for ``run.json``."""
+    """``what``: what it writes, in words.   ``inputs``: what it can be asked of.   ``is_there``: whether an input's output exists.   ``facts``: for ``run.json``."""
 
     what: str
 
+    def inputs(self, config: PredictConfig) -> list[Input]: ...
     def is_there(self, item: Input) -> bool: ...
     def write(self, item: Input) -> Path: ...
     def target(self, item: Input) -> Path: ...
@@ -42,7 +47,7 @@ class Writer(Protocol):
 
 def choose_writer(config: PredictConfig) -> Writer:
     """The writer for what the runs of ``config`` were trained for. Raises ConfigError where they differ or an option does not fit."""
-    tasks = {read_sheet(weights_file(run)).card.task or "segmentation" for run in config.runs}
+    tasks = {_task_of(run) for run in config.runs}
     if len(tasks) > 1:
         raise ConfigError(
             f"the runs are of different tasks ({', '.join(sorted(tasks))}); predict with one kind at a time"
@@ -52,10 +57,29 @@ def choose_writer(config: PredictConfig) -> Writer:
         return Masks(config)
     if config.tta or config.probabilities:
         raise ConfigError(f"--tta and --probabilities are for masks; these runs are of task={task}")
+    if task in ("classification", "prompts"):
+        return ToldClasses(config)
     return Numbers(config) if task == "regression" else FinerVolumes(config)
 
 
-class Masks:
+def _task_of(run: Path) -> str:
+    if is_classifier(run):
+        return "classification"
+    if is_prompts(run):
+        return "prompts"
+    if is_alignment(run):
+        raise ConfigError(
+            f"{run}: an alignment tells nothing by itself; use medcl zeroshot, retrieve or embed, or fine-tune it first"
+        )
+    return read_sheet(weights_file(run)).card.task or "segmentation"
+
+
+class _OfVolumes:
+    def inputs(self, config: PredictConfig) -> list[Input]:
+        return find_inputs(config.inputs, config.ids)
+
+
+class Masks(_OfVolumes):
     """A mask ``NAME.nii.gz`` (of a 2D image ``NAME.png``), and with ``probabilities`` also ``probabilities/NAME.nii.gz``."""
 
     what = "masks"
@@ -87,7 +111,7 @@ class Masks:
         }
 
 
-class Numbers:
+class Numbers(_OfVolumes):
     """A row of ``predictions.csv`` for every input; several runs are averaged. Rows of earlier calls stay."""
 
     what = "numbers"
@@ -132,7 +156,7 @@ class Numbers:
         return {"target": self.name, "unit": self.unit, "device": str(self.device)}
 
 
-class FinerVolumes:
+class FinerVolumes(_OfVolumes):
     """A volume ``NAME.nii.gz`` with finer voxels and the same extent."""
 
     what = "volumes"

@@ -12,8 +12,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 import medcl.objectives  # noqa: F401  (announces the objectives)
+from medcl.cli.main import app
 from medcl.config.align import AlignConfig
 from medcl.config.load import validate
 from medcl.config.prompt_tuning import PromptTuningConfig
@@ -135,6 +137,23 @@ def test_it_sees_few_labels_of_base_classes_alone_and_scores_both_kinds(run: Run
     assert "of 2 novel classes none" in page
     assert "Seen in the training of the alignment" not in page  # both hold out the same records
     assert {"loss", "accuracy"} <= set(run.read_metrics()[-1])
+
+
+def test_predict_tells_the_classes_of_new_files(run: RunFolder, records: Path, tmp_path: Path) -> None:
+    test = run.read_facts()["test"]
+    images = [str(Manifest.read(records).by_id(name).radiograph[0]) for name in test[:2]]
+    done = CliRunner().invoke(app, ["predict", str(run.path), *images, "--out", str(tmp_path / "told")])
+    assert done.exit_code == 0, done.output
+    table = {
+        (row["id"], row["class"]): float(row["score"]) for row in csv.DictReader((run.path / "predictions.csv").open())
+    }
+    told: dict[str, dict[str, float]] = {}
+    for row in csv.DictReader((tmp_path / "told" / "predictions.csv").open()):
+        told.setdefault(row["id"], {})[row["class"]] = float(row["probability"])
+    assert set(told) == {Path(image).stem for image in images}
+    for name in test[:2]:
+        scores = torch.tensor([table[name, shape] for shape in SHAPES], dtype=torch.float64) / 0.05
+        assert list(told[name.removeprefix("r")].values()) == pytest.approx(scores.softmax(0).tolist(), abs=2e-3)
 
 
 def test_its_weights_are_the_frozen_alignment_and_what_was_learnt(run: RunFolder, aligned: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from medcl.config.data import DataConfig
 from medcl.config.strict import Strict
@@ -43,6 +43,27 @@ class EmbedConfig(AlignmentUseConfig):
         return self
 
 
+class InversionConfig(Strict):
+    """Codes of one modality as inputs of another, searched for by AdamW. Source: Mistretta et al. 2025 (Cross the Gap)."""
+
+    template: str = Field("chest x-ray showing {v}", description="text with a searched word in the place of {v}")
+    tokens: PositiveInt = Field(1, description="words that are searched for")
+    steps: PositiveInt = Field(150, description="of the search for words")
+    patches: PositiveInt = Field(
+        4, description="patches that are searched for, where the image or ECG encoder is a transformer"
+    )
+    patch_steps: PositiveInt = Field(1000, description="of the search for patches")
+    lr: PositiveFloat = 0.02
+    weight_decay: NonNegativeFloat = 0.01
+    most: PositiveInt = Field(500, description="records, drawn where there are more")
+
+    @model_validator(mode="after")
+    def _has_a_place(self) -> InversionConfig:
+        if self.template.count("{v}") != 1:
+            raise ValueError(f"template is '{self.template}'; it must hold {{v}} once")
+        return self
+
+
 class RetrieveConfig(AlignmentUseConfig):
     """`medcl retrieve`: scores of retrieval between modalities, or with ``query`` a search."""
 
@@ -66,8 +87,18 @@ class RetrieveConfig(AlignmentUseConfig):
     triplets: Path | None = Field(
         None, description="CSV with the columns record, paraphrase, wrong and, where there are some, caption and kind"
     )
+    inversion: InversionConfig | None = Field(
+        None,
+        description="{}: does an image find its like better by itself or by way of a text, and a text by way of an image? Needs a relevance other than record",
+    )
     query: str | None = Field(None, description="a search: a text, or a file of any modality")
     top: PositiveInt = Field(10, description="hits of a search")
+
+    @model_validator(mode="after")
+    def _has_likes(self) -> RetrieveConfig:
+        if self.inversion is not None and self.relevance == "record":
+            raise ValueError("inversion: a record alone has no like; set relevance to subject, text or labels")
+        return self
 
 
 class ZeroshotConfig(AlignmentUseConfig):

@@ -17,16 +17,22 @@ _PROJECTIONS = ("query", "value", "q_lin", "v_lin", "q_proj", "v_proj")
 
 
 def prompted_text(
-    encoder: TextEncoder, tokens: Tokens, context: Tensor, *, replaced: int = 0, deep: Sequence[Tensor] = ()
+    encoder: TextEncoder,
+    tokens: Tokens,
+    context: Tensor,
+    *,
+    replaced: int = 0,
+    deep: Sequence[Tensor] = (),
+    after: int = 0,
 ) -> Tensor:
-    """Pooled features ``(B, C)`` of ``tokens`` with the vectors ``context (B, n, C)`` after the class token.
+    """Pooled features ``(B, C)`` of ``tokens`` with the vectors ``context (B, n, C)`` after the class token and ``after`` tokens more.
 
-    ``replaced``: tokens of the text after the class token that they take the place of.   ``deep``: ``(n, C)`` for each further layer,
+    ``replaced``: tokens of the text that follow there, which they take the place of.   ``deep``: ``(n, C)`` for each further layer,
     in which they take the place of what the layer before made of the prompts. With n = 0 and nothing replaced the features are
     those of ``encoder`` itself. Raises ConfigError where prompts and text are longer than the network reads.
     """
     rows, n = context.shape[:2]
-    begin = _begin(encoder.tokenizer, tokens)
+    begin = _begin(encoder.tokenizer, tokens) + after
     words = encoder.network.get_input_embeddings()(tokens.ids)  # type: ignore[operator]
     length = words.shape[1] + n - replaced
     if length > encoder.tokenizer.max_length:

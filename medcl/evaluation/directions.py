@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from medcl.evaluation.inversion import InversionScores
 from medcl.evaluation.joint_codes import JointCodes
 from medcl.evaluation.joint_similarity import Similarity, joint_similarity
 from medcl.evaluation.methods import without_nan
@@ -49,6 +50,7 @@ class RetrievalReport:
     directions: list[Direction]
     gaps: dict[str, ModalityGap] = field(default_factory=dict)
     triplets: TripletScores | None = None
+    inversion: list[InversionScores] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from medcl import __version__
 from medcl.evaluation.directions import EVERY, Direction, RetrievalReport
+from medcl.evaluation.inversion import InversionScores
 from medcl.evaluation.methods import MethodScores, shown
 from medcl.evaluation.modality_gap import ModalityGap
 from medcl.evaluation.triplets import TripletScores
@@ -90,7 +91,7 @@ def methods_table(scores: MethodScores, first: str) -> PageTable:
 
 
 def retrieval_tables(report: RetrievalReport) -> list[PageTable]:
-    """The tables of a report: all directions, what records have, the gaps, the triplets."""
+    """The tables of a report: all directions, what records have, the gaps, the triplets, the inversions."""
     whole = [each for each in report.directions if each.pattern == EVERY]
     parts = [each for each in report.directions if each.pattern != EVERY]
     tables = [_directions(whole, f"Retrieval on {report.records} records (part: {report.part})")]
@@ -100,6 +101,8 @@ def retrieval_tables(report: RetrievalReport) -> list[PageTable]:
         tables.append(_gaps(report.gaps))
     if report.triplets is not None:
         tables.append(_triplets(report.triplets))
+    if report.inversion:
+        tables.append(_inversion(report.inversion))
     return tables
 
 
@@ -154,6 +157,26 @@ def _gaps(gaps: Mapping[str, ModalityGap]) -> PageTable:
     ]
     caption = "Without a gap: distance 0, cosine of the centroids 1, and a linear classifier tells the modalities apart in half of the cases."
     return PageTable("Gaps between modalities", columns, rows, caption)
+
+
+def _inversion(scores: Sequence[InversionScores]) -> PageTable:
+    rows = [
+        [
+            f"{each.modality} by way of {each.through}",
+            str(each.records),
+            shown(each.within),
+            shown(each.across),
+            shown(each.difference),
+            f"{each.cosine:.3f}",
+        ]
+        for each in scores
+    ]
+    caption = (
+        "Mean average precision of finding the other records that belong to one: by its own code, and by its code inverted into the other modality. "
+        "Where the inverted codes find more, similarities within the modality are the weaker ones: add a term of the modality with itself, such as "
+        "{objective: {name: nt_xent}, between: [radiograph, radiograph]}. Cosine: of a code with its inversion; far below 1 the inversion failed."
+    )
+    return PageTable("Inversion", ["records", "queries", "own code", "inverted", "difference", "cosine"], rows, caption)
 
 
 def _triplets(scores: TripletScores) -> PageTable:

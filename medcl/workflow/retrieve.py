@@ -20,6 +20,7 @@ from medcl.workflow.alignment_data import AlignmentData
 from medcl.workflow.alignment_texts import captions_of, text_of
 from medcl.workflow.compared import last_terms, similarity_for, takes_unit_codes, trained_similarity
 from medcl.workflow.examples import examples_of
+from medcl.workflow.inversion import inversion_scores
 from medcl.workflow.joint_space import JointSpace, ids_of
 from medcl.workflow.triplets import triplet_scores
 
@@ -48,6 +49,9 @@ def retrieve(config: RetrieveConfig) -> RetrievalReport:
             directions=directions_of(codes, pairs, groups, seen, chosen, normalize=unit_codes, seed=config.seed),
             gaps=gaps_of(codes, seed=config.seed),
             triplets=triplet_scores(config.triplets, space, data, codes, seed=config.seed) if config.triplets else None,
+            inversion=inversion_scores(config.inversion, space, codes, groups, seed=config.seed)
+            if config.inversion
+            else [],
             notes=_notes(config, seen),
         )
         if not report.directions:

@@ -150,6 +150,15 @@ class TestEmbed:
 
 
 class TestRetrieve:
+    def test_inversion_of_every_way_with_its_table(self, table: Path, run: Path, tmp_path: Path) -> None:
+        options = ["relevance=labels", "inversion={steps: 3, patch_steps: 3, template: 'seen: {v}'}", "part=all"]
+        report = retrieve(_config(RetrieveConfig, table, run, *options, f"out={tmp_path / 'found.json'}"))
+        ways = {(each.modality, each.through) for each in report.inversion}
+        others = {name for name in JointSpace.of(_config(RetrieveConfig, table, run)).modalities if name != "report"}
+        assert ways >= {(name, "report") for name in others}
+        assert "by way of report" in (tmp_path / "found.html").read_text()
+        assert all(-1 <= each.cosine <= 1 and each.records > 1 for each in report.inversion)
+
     def test_every_direction_with_chance_patterns_and_gaps(self, table: Path, run: Path, tmp_path: Path) -> None:
         report = retrieve(_config(RetrieveConfig, table, run, "relevance=labels", f"out={tmp_path / 'found.json'}"))
         whole = [each for each in report.directions if each.pattern == "all"]

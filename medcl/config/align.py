@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from medcl.config.align_stage import AlignStageConfig
-from medcl.config.data import DataConfig, RecipeConfig
+from medcl.config.data import DataConfig, EqualiseConfig, RecipeConfig
 from medcl.config.modalities import (
     EcgEncoderConfig,
     EcgResNetConfig,
@@ -90,6 +90,9 @@ class RadiographConfig(_ModalityConfig):
     init: Path | None = Field(None, description="run folder or weights of `medcl pretrain` for the encoder")
     shorter: PositiveInt = Field(256, description="pixels of the shorter side of a prepared image")
     patch: tuple[PositiveInt, PositiveInt] = Field((224, 224), description="pixels of a view, x y")
+    equalise: EqualiseConfig | None = Field(
+        None, description="equalise the histogram of every prepared image (CLAHE); null: two percentiles become 0 and 1"
+    )
     views: WholeViews = Field(default_factory=_upright)
 
 

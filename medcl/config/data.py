@@ -57,6 +57,14 @@ class DataConfig(Strict):
         return self
 
 
+class EqualiseConfig(Strict):
+    """Contrast-limited adaptive histogram equalisation (CLAHE). Source: Zuiderveld 1994, as scikit-image has it."""
+
+    clip_limit: float = Field(0.01, gt=0, le=1, description="the higher, the more contrast")
+    mean: float = Field(0.0, description="taken off afterwards, of values in [0, 1]")
+    std: PositiveFloat = Field(1.0, description="what they are divided by then")
+
+
 class RecipeConfig(Strict):
     """What to fix of the recipe; anything left out is derived from the training records' fingerprint."""
 

@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 import SimpleITK as sitk
+from skimage.exposure import equalize_adapthist
 
 from medcl.modalities.itk import set_ras_affine
-from medcl.preparation.recipe import CTIntensity, IntensityRule, MinMaxIntensity
+from medcl.preparation.recipe import CTIntensity, EqualisedIntensity, IntensityRule, MinMaxIntensity
 from medcl.types import Affine, Array
 
 # N4 as in the volumetric spec 3.1: fitted on an image shrunken to at least this many voxels along an axis.
@@ -23,13 +24,31 @@ def normalise(data: Array, body: Array, rule: IntensityRule) -> Array:
     """
     out = np.empty(data.shape, np.float32)
     for channel, values in enumerate(data):
+        if isinstance(rule, EqualisedIntensity):
+            out[channel] = equalised(values, rule)
+            continue
         low, high, mean, std = measured(values, body, rule)
         out[channel] = (np.clip(values, low, high) - mean) / std
     return out
 
 
+def equalised(values: Array, rule: EqualisedIntensity) -> Array:
+    """``values (X, Y, Z)`` with their range mapped to [0, 1] and their histogram equalised, slice by slice along z."""
+    low, high = float(values.min()), float(values.max())
+    if high - low <= 1e-6 * max(abs(low), abs(high)):
+        return np.zeros(values.shape, np.float32)
+    shares = (values.astype(np.float64) - low) / (high - low)
+    slices = [equalize_adapthist(shares[..., z], clip_limit=rule.clip_limit) for z in range(values.shape[2])]
+    return ((np.stack(slices, 2) - rule.mean) / rule.std).astype(np.float32)
+
+
 def measured(values: Array, body: Array, rule: IntensityRule) -> tuple[float, float, float, float]:
-    """What ``rule`` makes of one channel ``(X, Y, Z)``: the bounds it clips at, the value it maps to 0, and one unit of it."""
+    """What ``rule`` makes of one channel ``(X, Y, Z)``: the bounds it clips at, the value it maps to 0, and one unit of it.
+
+    Raises ValueError for a rule that is no such line.
+    """
+    if isinstance(rule, EqualisedIntensity):
+        raise ValueError("an equalised histogram has no bounds and no unit")
     if isinstance(rule, CTIntensity):
         return (*rule.window, rule.mean, rule.std)
     if isinstance(rule, MinMaxIntensity):

@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-from medcl.config.data import RecipeConfig
+from medcl.config.data import EqualiseConfig, RecipeConfig
 from medcl.config.strict import Strict
 from medcl.errors import ConfigError, DataError
 from medcl.types import Array, Shape, Spacing
@@ -77,12 +77,18 @@ class MinMaxIntensity(Strict):
         return self
 
 
+class EqualisedIntensity(EqualiseConfig):
+    """Per image and channel: its range to [0, 1], contrast-limited adaptive histogram equalisation, then ``(x - mean) / std``."""
+
+    name: Literal["equalised"] = "equalised"
+
+
 def _check_percentiles(percentiles: tuple[float, float]) -> None:
     if not 0 <= percentiles[0] < percentiles[1] <= 100:
         raise ValueError(f"percentiles {list(percentiles)}: give [low, high] within 0 to 100")
 
 
-IntensityRule = Annotated[CTIntensity | MRIntensity | MinMaxIntensity, Field(discriminator="name")]
+IntensityRule = Annotated[CTIntensity | MRIntensity | MinMaxIntensity | EqualisedIntensity, Field(discriminator="name")]
 
 
 class Recipe(Strict):

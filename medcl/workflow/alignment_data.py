@@ -22,7 +22,7 @@ from medcl.modalities.wrong_report import KINDS
 from medcl.preparation.build import build_store
 from medcl.preparation.fingerprint import fingerprint
 from medcl.preparation.labs import LabEncoding, fit_labs
-from medcl.preparation.recipe import MinMaxIntensity, Recipe, derive_recipe
+from medcl.preparation.recipe import EqualisedIntensity, MinMaxIntensity, Recipe, derive_recipe
 from medcl.preparation.signals import SignalStore, prepare_signals
 from medcl.preparation.store import Store
 from medcl.records.layouts import open_data
@@ -207,7 +207,7 @@ def _recipe(name: str, config: RadiographConfig | VolumeConfig, manifest: Manife
             modality="radiograph",
             spacing=(None, None, None),
             shorter=config.shorter,
-            intensity=MinMaxIntensity(),
+            intensity=EqualisedIntensity(**config.equalise.model_dump()) if config.equalise else MinMaxIntensity(),
             patch=(*config.patch, 1),
             channels=("radiograph",),
         )

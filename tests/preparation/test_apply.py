@@ -11,8 +11,8 @@ from medcl.errors import DataError
 from medcl.modalities.volume import Volume, read_volume
 from medcl.preparation.apply import check_label, prepare
 from medcl.preparation.body import body_box, body_mask
-from medcl.preparation.intensity import correct_bias, normalise
-from medcl.preparation.recipe import CTIntensity, MRIntensity, Recipe
+from medcl.preparation.intensity import correct_bias, measured, normalise
+from medcl.preparation.recipe import CTIntensity, EqualisedIntensity, MRIntensity, Recipe
 
 SHAPE = (20, 24, 16)
 
@@ -85,6 +85,27 @@ def test_resampling_agrees_with_nibabel():
     target = (prepared.data.shape[1:], prepared.affine)
     witness = resample_from_to(nibabel.Nifti1Image(smooth, affine), target, order=1, mode="nearest")
     np.testing.assert_allclose(prepared.data[0], witness.get_fdata(), atol=1e-5)
+
+
+def test_an_equalised_radiograph_shows_faint_contrast_and_knows_no_unit(shared):
+    """A real chest film: its unit is gone, its mean is near the middle, and what differs faintly in a dark corner differs more."""
+    film = sorted((shared / "data" / "cxr-labs-hannover" / "png").glob("*.png"))[0]
+    data = read_volume(film).data.astype(np.float64)
+    everywhere = np.ones(data.shape[1:], bool)
+    rule = EqualisedIntensity()
+    found = normalise(data, everywhere, rule)
+    assert found.dtype == np.float32
+    assert (found.min(), found.max()) == (pytest.approx(0, abs=1e-6), pytest.approx(1, abs=1e-6))
+    np.testing.assert_allclose(normalise(3 * data + 7, everywhere, rule), found, atol=1e-3)
+    moved = normalise(data, everywhere, EqualisedIntensity(mean=0.5, std=0.25))
+    np.testing.assert_allclose(moved, (found - 0.5) / 0.25, atol=1e-5)
+    plain = (data - data.min()) / np.ptp(data)
+    blocks = [a[0, : a.shape[1] // 16 * 16, : a.shape[2] // 16 * 16, 0] for a in (plain, found)]
+    contrast = [b.reshape(b.shape[0] // 16, 16, b.shape[1] // 16, 16).std((1, 3)).mean() for b in blocks]
+    assert contrast[1] > 1.3 * contrast[0]
+    assert not normalise(np.full((1, 20, 20, 1), 4.0), np.ones((20, 20, 1), bool), rule).any()
+    with pytest.raises(ValueError, match="no bounds"):
+        measured(data[0], everywhere, rule)
 
 
 def test_constant_volumes_become_zero():

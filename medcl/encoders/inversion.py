@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,17 +21,24 @@ PLACE = "{v}"
 """Where a template has its pseudo word."""
 
 
+@dataclass(frozen=True)
+class Search:
+    """Steps of AdamW for ``batch`` codes at a time."""
+
+    steps: int
+    lr: float = 0.02
+    weight_decay: float = 0.01
+    batch: int = 64
+    seed: int = 0
+
+
 def inverted_to_text(
     network: JointEncoders,
     codes: Tensor,
     template: str,
     *,
     tokens: int = 1,
-    steps: int = 150,
-    lr: float = 0.02,
-    weight_decay: float = 0.01,
-    batch: int = 64,
-    seed: int = 0,
+    search: Search,
 ) -> Tensor:
     """Unit codes ``(N, D)`` of texts: ``template`` with ``tokens`` vectors at ``{v}``, searched for by AdamW so that its code is that of ``codes (N, D)``.
 
@@ -47,7 +55,7 @@ def inverted_to_text(
         return network.project("report", Encoded(pooled))
 
     shape = (tokens, text.vectors.shape[1])
-    return _searched(coded, codes, shape, steps=steps, lr=lr, weight_decay=weight_decay, batch=batch, seed=seed)
+    return _searched(coded, codes, shape, search)
 
 
 def inverted_to_image(
@@ -56,11 +64,7 @@ def inverted_to_image(
     codes: Tensor,
     *,
     patches: int = 4,
-    steps: int = 1000,
-    lr: float = 0.02,
-    weight_decay: float = 0.01,
-    batch: int = 64,
-    seed: int = 0,
+    search: Search,
 ) -> Tensor:
     """Unit codes ``(N, D)`` of inputs of the modality ``name`` that are ``patches`` vectors, each repeated over its part of the transformer's tokens.
 
@@ -80,29 +84,24 @@ def inverted_to_image(
         return network.project(name, Encoded(states[:, 0], states[:, 1:].movedim(1, 2)))
 
     shape = (patches, transformer.out_channels)
-    return _searched(coded, codes, shape, steps=steps, lr=lr, weight_decay=weight_decay, batch=batch, seed=seed)
+    return _searched(coded, codes, shape, search)
 
 
 def _searched(
     coded: Callable[[Tensor], Tensor],
     codes: Tensor,
     shape: tuple[int, int],
-    *,
-    steps: int,
-    lr: float,
-    weight_decay: float,
-    batch: int,
-    seed: int,
+    search: Search,
 ) -> Tensor:
     """Unit codes of the inputs ``(N, *shape)`` that minimise ``1 - cos`` to ``codes``, each for itself."""
     goal = functional.normalize(codes.float(), dim=1)
-    begin = _DEVIATION * torch.randn(len(codes), *shape, generator=torch.Generator().manual_seed(seed))
+    begin = _DEVIATION * torch.randn(len(codes), *shape, generator=torch.Generator().manual_seed(search.seed))
     found = []
     with torch.enable_grad():
-        for rows in torch.arange(len(codes), device=codes.device).split(batch):
+        for rows in torch.arange(len(codes), device=codes.device).split(search.batch):
             vectors = begin.to(codes.device)[rows].requires_grad_()
-            optimiser = torch.optim.AdamW([vectors], lr=lr, weight_decay=weight_decay)
-            for _ in range(steps):
+            optimiser = torch.optim.AdamW([vectors], lr=search.lr, weight_decay=search.weight_decay)
+            for _ in range(search.steps):
                 loss = (1 - functional.cosine_similarity(coded(vectors).float(), goal[rows])).sum()
                 (vectors.grad,) = torch.autograd.grad(loss, vectors)
                 optimiser.step()

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from medcl.config.align_stage import AlignStageConfig
 from medcl.config.training import TrainerConfig
@@ -23,7 +22,7 @@ from medcl.objectives.teacher import TaughtObjective
 from medcl.seeds import derive_seed
 from medcl.tasks.alignment_terms import AlignTerm
 from medcl.tasks.candidates import Candidates
-from medcl.tasks.rendered import RenderedTask, WholePart
+from medcl.tasks.rendered import RenderedTask, ScoredAtOnce
 from medcl.tasks.seen import Seen
 from medcl.tasks.teacher import follow
 from medcl.tasks.term_kinds import build_term
@@ -56,7 +55,7 @@ def slots_of(stage: AlignStageConfig) -> dict[str, int]:
     return dict(slots)
 
 
-class AlignTask(RenderedTask):
+class AlignTask(ScoredAtOnce, RenderedTask):
     """The stage ``stage`` of an alignment of ``network``.
 
     Args:
@@ -116,7 +115,6 @@ class AlignTask(RenderedTask):
         self.teacher = None if self.pace is None else _teacher_of(network)
         self.measure = measure
         self.validate = validate
-        self.validated = float("nan")
         self.latest: list[LossOutput] = []
         self.recent: deque[Recent] = deque(maxlen=16)
         network.freeze(self.frozen)
@@ -172,17 +170,6 @@ class AlignTask(RenderedTask):
     def kept(self) -> JointEncoders:
         """The network that is validated and saved."""
         return self.network
-
-    def val_dataloader(self) -> Any:
-        return [] if self.validate is None else DataLoader(WholePart(), batch_size=None)
-
-    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        """All validation records at once: each is looked for among the others."""
-        assert self.validate is not None
-        self.validated = self.validate()
-
-    def validation_score(self) -> float:
-        return self.validated
 
     def figures(self) -> dict[str, float | Tensor]:
         """Loss and similarities of every term, and what ``measure`` finds in recent codes."""

@@ -8,16 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader
 
 from medcl.config.classification import ClassificationConfig
 from medcl.encoders.classifier import Classifier
 from medcl.seeds import derive_seed
-from medcl.tasks.rendered import RenderedTask, WholePart
+from medcl.tasks.rendered import RenderedTask, ScoredAtOnce
 from medcl.views.aligned import AlignedBatch, AlignedSampler
 
 
-class ClassificationTask(RenderedTask):
+class ClassificationTask(ScoredAtOnce, RenderedTask):
     """Trains ``classifier``: cross entropy over classes, or of each finding that is known.
 
     Args:
@@ -55,7 +54,6 @@ class ClassificationTask(RenderedTask):
         self.register_buffer("labels", labels, persistent=False)
         self.register_buffer("weights", class_weights(labels, classifier.head.out_features) if config.balance else None)
         self.validate = validate
-        self.validated = float("nan")
         self.latest: dict[str, Tensor] = {}
         if config.freeze:
             classifier.network.encoders.requires_grad_(False)
@@ -86,16 +84,6 @@ class ClassificationTask(RenderedTask):
     def kept(self) -> Classifier:
         """The network that is validated and saved."""
         return self.classifier
-
-    def val_dataloader(self) -> Any:
-        return [] if self.validate is None else DataLoader(WholePart(), batch_size=None)
-
-    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        assert self.validate is not None
-        self.validated = self.validate()
-
-    def validation_score(self) -> float:
-        return self.validated
 
     def figures(self) -> dict[str, float | Tensor]:
         return dict(self.latest)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from medcl.config.training import OptimiserConfig
 from medcl.seeds import derive_seed
@@ -106,8 +106,25 @@ class RenderedTask(lightning.LightningModule):
         return {}
 
 
-class WholePart(Dataset[Tensor]):
-    """One batch that stands for all validation records, of a task that scores them at once."""
+class ScoredAtOnce:
+    """What a task has that scores all its validation records at once, by ``validate()``; where that is None, it is not validated."""
+
+    validate: Callable[[], float] | None
+    validated = float("nan")
+
+    def val_dataloader(self) -> Any:
+        return [] if self.validate is None else DataLoader(_WholePart(), batch_size=None)
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        assert self.validate is not None
+        self.validated = self.validate()
+
+    def validation_score(self) -> float:
+        return self.validated
+
+
+class _WholePart(Dataset[Tensor]):
+    """One batch that stands for all validation records."""
 
     def __len__(self) -> int:
         return 1

@@ -11,7 +11,7 @@ from torch import Tensor
 from medcl.config.alignment_use import InversionConfig
 from medcl.encoders.ecg import EcgViT
 from medcl.encoders.image import ViT
-from medcl.encoders.inversion import inverted_to_image, inverted_to_text
+from medcl.encoders.inversion import Search, inverted_to_image, inverted_to_text
 from medcl.errors import ConfigError
 from medcl.evaluation.inversion import InversionScores, score_inversion
 from medcl.evaluation.joint_codes import JointCodes
@@ -65,21 +65,8 @@ def _rows(codes: JointCodes, modality: str, most: int, seed: int) -> Array:
 
 
 def _inverted(config: InversionConfig, space: JointSpace, codes: Tensor, through: str, seed: int) -> Tensor:
-    search = {"lr": config.lr, "weight_decay": config.weight_decay, "batch": space.batch, "seed": seed}
+    steps = config.steps if through == "report" else config.patch_steps
+    search = Search(steps, config.lr, config.weight_decay, space.batch, seed)
     if through == "report":
-        return inverted_to_text(
-            space.network,
-            codes,
-            config.template,
-            tokens=config.tokens,
-            steps=config.steps,
-            **search,  # type: ignore[arg-type]
-        )
-    return inverted_to_image(
-        space.network,
-        through,
-        codes,
-        patches=config.patches,
-        steps=config.patch_steps,
-        **search,  # type: ignore[arg-type]
-    )
+        return inverted_to_text(space.network, codes, config.template, tokens=config.tokens, search=search)
+    return inverted_to_image(space.network, through, codes, patches=config.patches, search=search)

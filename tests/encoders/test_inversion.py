@@ -11,7 +11,7 @@ from torch.nn import functional
 from medcl.config.align import ModalitiesConfig
 from medcl.config.alignment_use import InversionConfig, RetrieveConfig
 from medcl.config.load import load_config, validate
-from medcl.encoders.inversion import inverted_to_image, inverted_to_text
+from medcl.encoders.inversion import Search, inverted_to_image, inverted_to_text
 from medcl.encoders.joint import JointEncoders, build_joint
 from medcl.encoders.prompts import prompted_text
 from medcl.encoders.text import learn_vocabulary
@@ -58,11 +58,11 @@ def test_a_text_is_found_whose_code_is_the_one_of_a_word(network: JointEncoders)
     names = ["edema", "effusion", "fracture"]
     texts = network.text.tokenizer([TEMPLATE.replace("{v}", name) for name in names])
     goal = network("report", texts)
-    found = inverted_to_text(network, goal, TEMPLATE, steps=150)
+    found = inverted_to_text(network, goal, TEMPLATE, search=Search(150))
     cosine = functional.cosine_similarity(found, goal)
     assert (cosine > 0.99).all()
-    assert torch.equal(found, inverted_to_text(network, goal, TEMPLATE, steps=150))
-    begun = functional.cosine_similarity(inverted_to_text(network, goal, TEMPLATE, steps=1), goal)
+    assert torch.equal(found, inverted_to_text(network, goal, TEMPLATE, search=Search(150)))
+    begun = functional.cosine_similarity(inverted_to_text(network, goal, TEMPLATE, search=Search(1)), goal)
     assert (cosine > begun).all()
     torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
 
@@ -70,18 +70,18 @@ def test_a_text_is_found_whose_code_is_the_one_of_a_word(network: JointEncoders)
 @torch.no_grad()
 def test_patches_are_found_for_the_codes_of_texts(network: JointEncoders) -> None:
     goal = functional.normalize(torch.randn(3, 4, generator=torch.Generator().manual_seed(1)), dim=1)
-    first, last = (inverted_to_image(network, "radiograph", goal, steps=steps) for steps in (1, 200))
+    first, last = (inverted_to_image(network, "radiograph", goal, search=Search(steps)) for steps in (1, 200))
     assert (functional.cosine_similarity(last, goal) > functional.cosine_similarity(first, goal) + 0.1).all()
     one = network.encoders["radiograph"].transformer.positions.shape[1] - 1
     with pytest.raises(ConfigError, match=f"inversion.patches: {one + 1}"):
-        inverted_to_image(network, "radiograph", goal, patches=one + 1)
+        inverted_to_image(network, "radiograph", goal, patches=one + 1, search=Search(1))
 
 
 @torch.no_grad()
 def test_other_encoders_are_refused() -> None:
     plain = _network({"name": "resnet", "depth": 10, "width": 2})
     with pytest.raises(ConfigError, match="is no transformer"):
-        inverted_to_image(plain, "radiograph", torch.randn(2, 4))
+        inverted_to_image(plain, "radiograph", torch.randn(2, 4), search=Search(1))
 
 
 def test_scores_compare_a_modality_with_the_way_through_another() -> None:

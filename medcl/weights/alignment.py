@@ -20,7 +20,7 @@ from medcl.errors import WeightsError
 from medcl.files import atomic_path
 from medcl.preparation.labs import LabEncoding
 from medcl.preparation.recipe import Recipe
-from medcl.weights.carded import Card, read_card, save_carded
+from medcl.weights.carded import Card, load_whole, read_card, save_carded
 from medcl.weights.read import TENSORS, read_tensors, weights_file
 
 CARD, LABS, TOKENIZER = "alignment.yaml", "labs.json", "tokenizer.json"
@@ -55,14 +55,7 @@ class AlignmentFile:
 
     def network(self) -> JointEncoders:
         """The encoders and heads as they were trained, in evaluation mode."""
-        found = self.untrained()
-        missing, surplus = found.load_state_dict(self.state, strict=False)
-        if missing or surplus:
-            raise WeightsError(
-                f"{self.folder / TENSORS}: {len(missing)} tensors of the network are missing and {len(surplus)} are not of it; "
-                f"the file or {CARD} was changed"
-            )
-        return found.eval()
+        return load_whole(self.untrained(), self.state, self.folder / TENSORS, CARD)
 
     def only(self, names: Collection[str]) -> AlignmentFile:
         """The encoders and heads of the modalities ``names`` alone, without what terms needed beside them."""

@@ -9,7 +9,7 @@ from typing import TypeVar
 import yaml
 from pydantic import ValidationError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from medcl import __version__
 from medcl.config.strict import Strict
@@ -25,6 +25,7 @@ class Card(Strict):
 
 
 AnyCard = TypeVar("AnyCard", bound=Card)
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 def save_carded(state: Mapping[str, Tensor], tensors: Path, sheet: Path, card: Card) -> None:
@@ -34,6 +35,17 @@ def save_carded(state: Mapping[str, Tensor], tensors: Path, sheet: Path, card: C
         save_file(whole, part, metadata={"format": "pt", "medcl": __version__})
         content = card.model_copy(update={"sha256": sha256(part)}).model_dump(mode="json")
         card_part.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110), encoding="utf-8")
+
+
+def load_whole(module: AnyModule, state: Mapping[str, Tensor], tensors: Path, sheet: str) -> AnyModule:
+    """``module`` with exactly the tensors ``state`` of the file ``tensors``, in evaluation mode. Raises WeightsError where they are not its own."""
+    missing, surplus = module.load_state_dict(state, strict=False)
+    if missing or surplus:
+        raise WeightsError(
+            f"{tensors}: {len(missing)} tensors of the network are missing and {len(surplus)} are not of it; "
+            f"the file or {sheet} was changed"
+        )
+    return module.eval()
 
 
 def read_card(kind: type[AnyCard], sheet: Path, tensors: Path) -> AnyCard:

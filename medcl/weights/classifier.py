@@ -12,7 +12,7 @@ from medcl.encoders.classifier import Classifier
 from medcl.errors import WeightsError
 from medcl.preparation.labs import LabEncoding
 from medcl.weights.alignment import AlignmentCard, AlignmentFile, read_labs, save_beside
-from medcl.weights.carded import Card, read_card, save_carded
+from medcl.weights.carded import Card, load_whole, read_card, save_carded
 from medcl.weights.read import TENSORS, read_tensors, weights_file
 
 CARD = "classifier.yaml"
@@ -43,13 +43,7 @@ class ClassifierFile:
         """As it was trained, in evaluation mode."""
         encoders = AlignmentFile(self.folder, {}, self.card.encoders, self.labs).untrained()
         found = Classifier(encoders, len(self.card.classes), self.card.layer)
-        missing, surplus = found.load_state_dict(self.state, strict=False)
-        if missing or surplus:
-            raise WeightsError(
-                f"{self.folder / TENSORS}: {len(missing)} tensors of the network are missing and {len(surplus)} are not of it; "
-                f"the file or {CARD} was changed"
-            )
-        return found.eval()
+        return load_whole(found, self.state, self.folder / TENSORS, CARD)
 
 
 def save_classifier(folder: Path, classifier: Classifier, card: ClassifierCard, labs: LabEncoding | None) -> None:

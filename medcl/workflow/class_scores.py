@@ -96,8 +96,8 @@ def score_classifiers(
     }
     truth = [labels[record_id] for record_id in held_out]
     subjects = [data.manifest.by_id(record_id).subject for record_id in held_out]
-    given = {name: probabilities_of(scores, findings=bool(config.findings)) for name, scores in found.items()}
-    write_classes(folder / "predictions.csv", held_out, classes, given["this run"], truth)
+    told = probabilities_of(found["this run"], findings=bool(config.findings))
+    write_classes(folder / "predictions.csv", held_out, classes, told, truth)
     if config.findings:
         metrics, scores = _finding_scores(classes, found, np.array(truth), subjects)
     else:

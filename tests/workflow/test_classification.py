@@ -30,6 +30,7 @@ from medcl.evaluation.methods import MethodScores
 from medcl.records.manifest import Manifest
 from medcl.records.record import Record
 from medcl.runs import RunFolder
+from medcl.views.aligned import AlignedBatch, AlignedPlan, AlignedSampler
 from medcl.weights.alignment import find_alignment
 from medcl.weights.classifier import find_classifier
 from medcl.workflow.align import align
@@ -138,10 +139,24 @@ class TestClasses:
         assert "from random weights" in page
         assert "balanced accuracy" in page
 
-    def test_both_trainings_saw_the_same_batches_from_other_weights(self, run: RunFolder) -> None:
-        rows = run.read_metrics()
-        assert [row["stage"] for row in rows] == ["finetune"] * 60 + ["random"] * 60
-        assert rows[0]["loss"] != rows[60]["loss"]
+    def test_both_trainings_see_the_same_batches_from_other_weights(
+        self, records: Path, aligned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        batches: list[torch.Tensor] = []
+        render = AlignedSampler.render
+
+        def kept(sampler: AlignedSampler, plan: AlignedPlan, device: str) -> AlignedBatch:
+            found = render(sampler, plan, device)
+            batches.append(found.inputs["radiograph"][0].clone())
+            return found
+
+        monkeypatch.setattr(AlignedSampler, "render", kept)
+        rows = finetune(tuning(records, aligned, tmp_path / "run", steps=3), progress=False).read_metrics()
+        assert [row["stage"] for row in rows] == ["finetune"] * 3 + ["random"] * 3
+        assert rows[0]["loss"] != rows[3]["loss"]
+        assert len(batches) == 6
+        assert all(one.equal(other) for one, other in zip(batches[:3], batches[3:], strict=True))
+        assert not batches[0].equal(batches[1])
 
     def test_another_process_predicts_the_same_of_records_and_of_a_file(
         self, run: RunFolder, records: Path, tmp_path: Path

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,9 +31,17 @@ _OWN_KEYS = ("out", "data", "recipe", "encoder", "init")
 _BOOKKEEPING = ("device", "workers", "threads", "checkpoint_every", "log_every")
 """Keys of ``trainer`` that do not change what a run computes."""
 
-_LATER: dict[str, Any] = {"pool": "fixed", "count": "records"}
-"""Keys of ``data`` that came later, with the value that does what was done before: it leaves the identity as it was, so
-that a finished study is not run again by a newer medcl."""
+_LATER: dict[str, Any] = {
+    "data.pool": "fixed",
+    "data.count": "records",
+    "encoder_lr_decay": 1.0,
+    "optimiser.betas": [0.9, 0.999],
+    "optimiser.eps": 1e-8,
+    "stages.optimiser.betas": [0.9, 0.999],
+    "stages.optimiser.eps": 1e-8,
+}
+"""Keys that came later, with the value that does what was done before: it leaves the identity as it was, so that a
+finished study is not run again by a newer medcl. A new key of a run's configuration belongs here."""
 
 
 @dataclass(frozen=True)
@@ -112,12 +120,23 @@ def identity(config: PretrainConfig | FinetuneConfig, data: str, start: str | No
     values = config.model_dump(mode="json", exclude={"out", "init"})
     for key in ("path", "labels", "store", "split"):  # the data's digest holds that of the split
         values["data"].pop(key)
-    for key, usual in _LATER.items():
-        if values["data"][key] == usual:
-            values["data"].pop(key)
+    for path, usual in _LATER.items():
+        _drop(values, path.split("."), usual)
     for key in _BOOKKEEPING:
         values["trainer"].pop(key)
     return digest(values, data, start)
+
+
+def _drop(values: Any, path: Sequence[str], usual: Any) -> None:
+    """Remove the key at ``path`` where it is ``usual``; a list on the way stands for all of its items."""
+    if isinstance(values, list):
+        for item in values:
+            _drop(item, path, usual)
+    elif isinstance(values, dict) and path[0] in values:
+        if len(path) > 1:
+            _drop(values[path[0]], path[1:], usual)
+        elif values[path[0]] == usual:
+            del values[path[0]]
 
 
 def digest(*parts: Any) -> str:

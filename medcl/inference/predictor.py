@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,12 @@ import torch
 
 from medcl.encoders.segmenter import Segmenter
 from medcl.errors import ConfigError, WeightsError
-from medcl.inference.sliding import predict_scores
+from medcl.inference.sliding import mean_slabs, slab_axis, slabs_of
 from medcl.modalities.volume import Volume, read_volume
-from medcl.preparation.apply import SourceGrid, prepare, restore, restore_labels
+from medcl.preparation.apply import Prepared, prepare
 from medcl.preparation.recipe import Recipe
-from medcl.types import Affine, Array
+from medcl.preparation.restore import Slab, restore, restore_labels
+from medcl.types import Array
 from medcl.weights.load import WeightsFile, build_segmenter, find_weights
 
 log = logging.getLogger(__name__)
@@ -75,11 +76,10 @@ class Predictor:
         volume = read_volume(paths, channels=len(self.members[0].recipe.channels))
         groups = self._by_preparation()
         if len(groups) == 1 and not probabilities:
-            scores, affine, source = self._scores(volume, groups[0])
-            return Prediction(restore_labels(iter(scores), affine, source), volume)
+            return Prediction(restore_labels(*self._slabs(volume, groups[0])), volume)
         total: Array | None = None
         for members in groups:
-            share = restore(*self._scores(volume, members)) * (len(members) / len(self.members))
+            share = restore(*self._slabs(volume, members)) * (len(members) / len(self.members))
             total = share if total is None else total + share
         assert total is not None
         return Prediction(total.argmax(0), volume, total if probabilities else None)
@@ -91,21 +91,24 @@ class Predictor:
             groups.setdefault(member.recipe.voxel_digest, []).append(member)
         return list(groups.values())
 
-    def _scores(self, volume: Volume, members: list[_Member]) -> tuple[Array, Affine, SourceGrid]:
-        """What :func:`restore` takes: the members' mean probabilities on the prepared grid, its affine, the source."""
+    def _slabs(self, volume: Volume, members: list[_Member]) -> tuple[Iterator[Slab], Prepared]:
+        """What :func:`restore` takes: the members' mean probabilities on the grid of the prepared volume."""
         prepared = prepare(volume, members[0].recipe)
         data = torch.from_numpy(prepared.data)
-        total = torch.zeros(())
-        for member in members:
-            total = total + predict_scores(
+        axis = slab_axis(data.shape[1:], min(member.segmenter.encoder.spatial_dims for member in members))
+        slabs = [
+            slabs_of(
                 member.segmenter,
                 data,
                 member.window,
+                axis=axis,
                 batch=self.batch,
                 mirror=member.mirror,
                 device=self.device,
             )
-        return (total / len(members)).numpy(), prepared.affine, prepared.source
+            for member in members
+        ]
+        return mean_slabs(slabs), prepared
 
 
 def _load_member(run: Path, tta: bool, device: torch.device) -> _Member:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import nibabel
 import numpy as np
 import torch
-from monai.inferers.utils import sliding_window_inference
 from torch import Tensor
 
 from medcl.encoders.restorer import Restorer
-from medcl.inference.sliding import OVERLAP
+from medcl.inference.sliding import blended, whole
 from medcl.preparation.axes import from_ras, to_ras
 from medcl.preparation.body import body_mask
 from medcl.preparation.intensity import measured
@@ -42,20 +41,11 @@ def restored(
         [(np.clip(c, low, high) - mean) / std for c, (low, high, mean, std) in zip(data, rules, strict=True)]
     )
     coarse, raw = (_finer(torch.from_numpy(np.asarray(values, np.float32)), factor) for values in (normal, data))
-    blocks = coarse[None] if len(patch) == 3 else coarse.movedim(-1, 0)
-    detail = sliding_window_inference(
-        blocks,
-        tuple(patch),
-        batch,
-        lambda windows: restorer.detail(windows).float(),
-        overlap=OVERLAP,
-        mode="gaussian",
-        padding_mode="replicate",
-        sw_device=device,
-        device="cpu",
-    )
-    assert isinstance(detail, Tensor)
-    detail = detail[0] if len(patch) == 3 else detail.movedim(0, -1)
+
+    def details(windows: Tensor) -> Iterator[tuple[int, Tensor]]:
+        yield 0, restorer.detail(windows).float()
+
+    detail = whole(blended(details, len(data), coarse, patch, batch=batch, device=device), coarse.shape[1:])
     unit = torch.tensor([std for *_, std in rules], dtype=torch.float32).view(-1, 1, 1, 1)
     return np.asarray((raw + unit * detail).numpy())
 

@@ -1,8 +1,8 @@
-"""Applying a recipe to a volume, and bringing scores back onto the volume's own grid."""
+"""Applying a recipe to a volume; ``restore.py`` brings scores back onto the volume's own grid."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,6 @@ from medcl.errors import DataError
 from medcl.modalities.header import same_grid_distance, spacing_of
 from medcl.modalities.volume import Volume
 from medcl.preparation.axes import (
-    axis_coordinates,
-    from_ras,
     interpolate,
     interpolate_label,
     rescaled_grid,
@@ -25,7 +23,7 @@ from medcl.preparation.recipe import Recipe
 from medcl.preparation.source import SourceGrid
 from medcl.types import Affine, Array
 
-__all__ = ["Prepared", "SourceGrid", "check_label", "check_volume", "prepare", "restore", "restore_labels"]
+__all__ = ["Prepared", "SourceGrid", "check_label", "check_volume", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -97,57 +95,6 @@ def _centred(array: Array, first: Array, patch: Sequence[int]) -> Array:
     x, y = np.maximum(-first[:2], 0)
     out[..., x : x + u - a, y : y + v - b, :] = array[..., a:u, b:v, :]
     return out
-
-
-def restore(scores: Array, affine: Affine, source: SourceGrid) -> Array:
-    """``scores (K, X, Y, Z)``, probabilities of K classes on a prepared grid, on the source grid in its voxel order.
-
-    Linear, float32. What the prepared grid does not cover (it was cropped away) is background: class 0 with
-    probability 1. Take the argmax afterwards, or use :func:`restore_labels`, which never holds K full maps.
-    """
-    maps = _Restorer(np.asarray(scores).shape[1:], affine, source)
-    return np.stack([maps.restored(one, 1.0 if index == 0 else 0.0) for index, one in enumerate(scores)])
-
-
-def restore_labels(scores: Iterable[Array], affine: Affine, source: SourceGrid) -> Array:
-    """The class index with the largest restored score, ``(X, Y, Z)`` int16 on the source grid.
-
-    Equal to ``restore(scores, affine, source).argmax(0)`` with one class in memory at a time.
-    """
-    best = labels = None
-    for index, one in enumerate(scores):
-        restored = _Restorer(one.shape, affine, source).restored(one, 1.0 if index == 0 else 0.0)
-        if best is None or labels is None:
-            best, labels = restored, np.zeros(restored.shape, np.int16)
-            continue
-        better = restored > best
-        best[better], labels[better] = restored[better], index
-    if labels is None:
-        raise ValueError("no scores to restore")
-    return labels
-
-
-class _Restorer:
-    """Where the voxels of a source grid lie in a prepared grid of ``shape`` and ``affine``."""
-
-    def __init__(self, shape: tuple[int, ...], affine: Affine, source: SourceGrid) -> None:
-        empty = np.broadcast_to(np.int8(0), source.shape)
-        oriented, oriented_affine = to_ras(empty, source.affine)
-        self._coordinates = axis_coordinates(oriented.shape, oriented_affine, affine)
-        covered = [
-            (at > -0.5 - 1e-3) & (at < size - 0.5 + 1e-3) for at, size in zip(self._coordinates, shape, strict=True)
-        ]
-        self._covered = np.ix_(*covered)
-        self._complete = all(axis.all() for axis in covered)
-        self._shape, self._source = oriented.shape, source
-
-    def restored(self, one: Array, background: float) -> Array:
-        values = interpolate(one, self._coordinates)
-        if not self._complete:
-            inside = values[self._covered]
-            values = np.full(self._shape, background, np.float32)
-            values[self._covered] = inside
-        return np.ascontiguousarray(from_ras(values, self._source.affine))
 
 
 def check_label(volume: Volume, label: Array, affine: Affine, name: str) -> None:

@@ -1,12 +1,15 @@
 """Windows blend to what the network says of the whole; mirrored windows average to the mean of the flips."""
 
+from collections.abc import Iterator
 from itertools import product
 
 import pytest
 import torch
+from monai.inferers.utils import sliding_window_inference
 from torch import Tensor, nn
 
-from medcl.inference.sliding import mirrored_axes, predict_scores
+from medcl.inference.sliding import blended, mean_slabs, mirrored_axes, predict_scores, slabs_of, whole
+from medcl.preparation.restore import Slab
 
 
 class _Encoder(nn.Module):
@@ -15,26 +18,39 @@ class _Encoder(nn.Module):
         self.spatial_dims = spatial_dims
 
 
-class _Pointwise(nn.Module):
+class _Network(nn.Module):
+    """What windows are asked of, a few classes at a time."""
+
+    def __init__(self, classes: int, spatial_dims: int = 3) -> None:
+        super().__init__()
+        self.encoder, self.classes = _Encoder(spatial_dims), classes
+        self.shapes: list[tuple[int, ...]] = []
+
+    def scores_in_parts(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
+        self.shapes.append(tuple(x.shape))
+        scores = self(x)
+        for first in range(0, self.classes, 2):
+            yield first, scores[:, first : first + 2].clone()
+
+
+class _Pointwise(_Network):
     """Scores that depend on nothing but the voxel itself."""
 
     def __init__(self, spatial_dims: int = 3) -> None:
-        super().__init__()
-        self.encoder = _Encoder(spatial_dims)
-        self.shapes: list[tuple[int, ...]] = []
+        super().__init__(3, spatial_dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        self.shapes.append(tuple(x.shape))
         return torch.cat([x[:, :1], -x[:, :1], x[:, 1:] * 0.5], 1)
 
 
-class _Neighbour(nn.Module):
-    """Scores that look to one side, so that no flip leaves them as they are."""
+class _Neighbour(_Network):
+    """Scores that look to one side, so that no flip leaves them as they are; more classes than are computed at a time."""
 
-    encoder = _Encoder(3)
+    def __init__(self) -> None:
+        super().__init__(20)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([x, x.roll(1, 2) + 0.5 * x.roll(1, 3)], 1)
+        return torch.cat([x + (1 + k) * x.roll(1, 2) + 0.5 * x.roll(1, 3) for k in range(self.classes)], 1)
 
 
 @pytest.mark.parametrize("shape", [(20, 17, 9), (8, 8, 8), (5, 30, 3), (3, 2, 1)])
@@ -46,7 +62,7 @@ def test_windows_of_a_pointwise_network_give_its_own_probabilities(
     network = _Pointwise()
     found = predict_scores(network, data, (8, 8, 8), batch=3, mirror=mirror)
     torch.testing.assert_close(found, network(data[None])[0].softmax(0))
-    assert all(windows[2:] == (8, 8, 8) for windows in network.shapes[:-1])
+    assert all(windows[2:] == (8, 8, 8) for windows in network.shapes)
     assert max(windows[0] for windows in network.shapes) <= 3
 
 
@@ -55,16 +71,17 @@ def test_two_dimensional_networks_see_slices() -> None:
     network = _Pointwise(2)
     found = predict_scores(network, data, (8, 8, 8), mirror=(0, 1, 2))
     torch.testing.assert_close(found, network(data[None])[0].softmax(0))
-    assert all(windows[2:] == (8, 8) for windows in network.shapes[:-1])
+    assert all(windows[2:] == (8, 8) for windows in network.shapes)
 
 
 def test_mirroring_is_the_mean_over_all_flips() -> None:
     data = torch.randn(1, 6, 6, 6, generator=torch.Generator().manual_seed(2))
     network = _Neighbour()
-    expected = torch.zeros(2, 6, 6, 6)
+    scores = torch.zeros(20, 6, 6, 6)
     for flip_x, flip_y in product((False, True), repeat=2):
         axes = [2] * flip_x + [3] * flip_y
-        expected += network(data[None].flip(axes)).softmax(1).flip(axes)[0] / 4
+        scores += network(data[None].flip(axes)).flip(axes)[0] / 4
+    expected = scores.softmax(0)
     torch.testing.assert_close(predict_scores(network, data, (6, 6, 6), mirror=(0, 1)), expected)
     assert not torch.allclose(predict_scores(network, data, (6, 6, 6)), expected)
 
@@ -73,3 +90,46 @@ def test_every_flip_comes_once() -> None:
     assert mirrored_axes([]) == [()]
     assert mirrored_axes([0, 2]) == [(), (2,), (4,), (2, 4)]
     assert len(set(mirrored_axes([0, 1, 2]))) == 8
+
+
+@pytest.mark.parametrize("shape", [(40, 17, 9), (8, 8, 8), (5, 30, 3), (33, 10, 21)])
+@pytest.mark.parametrize("overlap", [0.5, 0.25, 0.7])
+def test_sums_are_those_of_monai_bit_for_bit(shape: tuple[int, ...], overlap: float) -> None:
+    torch.manual_seed(3)
+    network = nn.Conv3d(2, 5, 3, padding=1).requires_grad_(False)
+    data = torch.randn(2, *shape)
+    slabs = list_of(blended(all_at_once(network), 5, data, (8, 8, 8), axis=0, overlap=overlap, batch=1))
+    theirs = sliding_window_inference(
+        data[None], (8, 8, 8), 1, network, overlap=overlap, mode="gaussian", padding_mode="replicate"
+    )[0]
+    assert torch.equal(whole(iter(slabs), shape), theirs)
+    assert [slab.start for slab in slabs[1:]] == [slab.stop for slab in slabs[:-1]]
+    assert max(slab.stop - slab.start for slab in slabs) <= 8
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slabs_along_any_axis_are_of_the_same_scores(axis: int) -> None:
+    torch.manual_seed(4)
+    network = nn.Conv3d(1, 3, 3, padding=1).requires_grad_(False)
+    data = torch.randn(1, 30, 21, 5)
+    scorer = all_at_once(network)
+    expected = whole(blended(scorer, 3, data, (8, 8, 8), axis=2), data.shape[1:])
+    torch.testing.assert_close(whole(blended(scorer, 3, data, (8, 8, 8), axis=axis), data.shape[1:]), expected)
+
+
+def test_several_networks_are_averaged_whatever_their_windows() -> None:
+    data = torch.randn(2, 25, 9, 9, generator=torch.Generator().manual_seed(6))
+    network, windows = _Pointwise(), [(8, 9, 9), (10, 9, 9), (25, 9, 9)]
+    each = [whole(slabs_of(network, data, window), data.shape[1:]) for window in windows]
+    together = whole(mean_slabs([slabs_of(network, data, window) for window in windows]), data.shape[1:])
+    torch.testing.assert_close(together, sum(each) / 3)
+
+
+def all_at_once(network: nn.Module):
+    """A scorer that tells all classes at once."""
+    return lambda windows: [(0, network(windows))]
+
+
+def list_of(slabs) -> list[Slab]:
+    """Slabs that stay: what comes from :func:`blended` is good until the next."""
+    return [Slab(slab.axis, slab.start, slab.scores.copy()) for slab in slabs]

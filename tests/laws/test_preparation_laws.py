@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import nibabel
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from medcl.modalities.volume import Volume
-from medcl.preparation.apply import prepare, restore, restore_labels
+from medcl.preparation.apply import prepare
 from medcl.preparation.recipe import CTIntensity, Recipe
+from medcl.preparation.restore import Slab, restore, restore_labels
 
 # Intensities pass through unchanged, so that a prepared value is a coordinate.
 PLAIN = CTIntensity(window=(-1e6, 1e6), mean=0.0, std=1.0)
@@ -82,12 +85,12 @@ def test_a_label_comes_home(codes, spacing, degrees, crop, target):
     image = label.astype(np.float32) * 100
     prepared = prepare(Volume(image[None], affine), recipe(target, crop, ("image",)), label)
     scores = np.stack([prepared.label == value for value in LABELS]).astype(np.float32)
-    restored = restore(scores, prepared.affine, prepared.source)
+    restored = restore([Slab(0, 0, scores)], prepared)
     assert restored.shape == (3, *shape)
     home = restored.argmax(0)
     assert dice(home == 1, label == 1) >= 0.98
     assert dice(home > 0, label > 0) >= 0.98
-    np.testing.assert_array_equal(restore_labels(scores, prepared.affine, prepared.source), home)
+    np.testing.assert_array_equal(restore_labels([Slab(0, 0, scores)], prepared), home)
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "ASL"])
@@ -98,7 +101,7 @@ def test_the_identity_recipe_is_exact(codes):
     image, label = rng.normal(size=(1, *shape)).astype(np.float32), rng.integers(0, 3, shape)
     prepared = prepare(Volume(image, affine), recipe(channels=("image",)), label)
     scores = np.stack([prepared.data[0], prepared.label.astype(np.float32)])
-    restored = restore(scores, prepared.affine, prepared.source)
+    restored = restore([Slab(0, 0, scores)], prepared)
     np.testing.assert_array_equal(restored[0], image[0])
     np.testing.assert_array_equal(restored[1], label)
 
@@ -111,7 +114,7 @@ def test_what_was_cropped_away_is_background():
     assert prepared.data.shape[1] < 56
     everywhere_two = np.zeros((3, *prepared.data.shape[1:]), np.float32)
     everywhere_two[2] = 1
-    home = restore(everywhere_two, prepared.affine, prepared.source).argmax(0)
+    home = restore([Slab(0, 0, everywhere_two)], prepared).argmax(0)
     assert (home == 2).sum() == prepared.data[0].size
     assert home[0, 0, 0] == 0
 
@@ -130,9 +133,37 @@ def test_restored_scores_have_the_sources_grid_and_stay_probabilities(codes, spa
     image = np.random.default_rng(0).random((1, *shape)).astype(np.float32)
     prepared = prepare(Volume(image, affine), recipe(target, crop, ("image",)))
     scores = np.random.default_rng(1).dirichlet(np.ones(3), prepared.data.shape[1:]).astype(np.float32)
-    restored = restore(np.moveaxis(scores, -1, 0), prepared.affine, prepared.source)
+    restored = restore([Slab(0, 0, np.moveaxis(scores, -1, 0))], prepared)
     assert restored.shape == (3, *shape)
     np.testing.assert_allclose(restored.sum(0), 1, atol=1e-4)
     assert (prepared.box[0] >= -0.5).all()
     assert (prepared.box[1] <= np.array(prepared.data.shape[1:]) - 0.5).all()
     assert (prepared.box[0] < prepared.box[1]).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    codes=st.sampled_from(["RAS", "LPS", "PIR"]),
+    target=st.tuples(*[st.floats(0.5, 3)] * 3),
+    shape=st.tuples(*[st.integers(1, 12)] * 3),
+    crop=st.sampled_from(["none", "foreground"]),
+    axis=st.integers(0, 2),
+    data=st.data(),
+)
+def test_slabs_tell_what_the_whole_tells(codes, target, shape, crop, axis, data):
+    affine = grid(codes, (1.0, 1.2, 0.9), (5, 0, -8))
+    image = np.random.default_rng(0).random((1, *shape)).astype(np.float32)
+    prepared = prepare(Volume(image, affine), recipe(target, crop, ("image",)))
+    scores = np.random.default_rng(1).random((3, *prepared.data.shape[1:])).astype(np.float32)
+    size = scores.shape[axis + 1]
+    cuts = [0, *sorted(data.draw(st.sets(st.integers(1, size - 1), max_size=4)) if size > 1 else []), size]
+
+    def slabs():
+        for start, stop in itertools.pairwise(cuts):
+            yield Slab(axis, start, scores.take(range(start, stop), axis + 1))
+
+    expected = restore([Slab(0, 0, scores)], prepared)
+    np.testing.assert_allclose(restore(slabs(), prepared), expected, atol=1e-6)
+    told = restore_labels(slabs(), prepared)
+    chosen = np.take_along_axis(expected, told[None].astype(np.intp), 0)[0]
+    np.testing.assert_allclose(chosen, expected.max(0), atol=1e-6)

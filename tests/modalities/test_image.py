@@ -11,8 +11,9 @@ from PIL import Image
 from medcl.errors import DataError
 from medcl.modalities.image import UNKNOWN_PIXELS, files_of
 from medcl.modalities.volume import read_header, read_label, read_volume, write_mask, write_scores
-from medcl.preparation.apply import prepare, restore_labels
+from medcl.preparation.apply import prepare
 from medcl.preparation.recipe import Recipe
+from medcl.preparation.restore import Slab, restore_labels
 
 WIDTH, HEIGHT = 7, 5
 
@@ -170,7 +171,7 @@ def test_preparing_and_restoring_keeps_every_pixel_in_its_place(tmp_path: Path, 
     assert prepared.data.shape == (1, *size)
     assert prepared.label is not None
     scores = np.stack([1.0 - prepared.label, prepared.label])
-    restored = restore_labels(scores.astype(np.float32), prepared.affine, prepared.source)
+    restored = restore_labels([Slab(2, 0, scores.astype(np.float32))], prepared)
     kept = np.zeros_like(bright)
     # of an odd difference the lower rest, in RAS order, is the smaller one; x and y are turned round
     first = [(have - want) // 2 for have, want in zip((WIDTH, HEIGHT), size[:2], strict=True)]

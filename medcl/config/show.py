@@ -44,6 +44,11 @@ def _lines(model: type[BaseModel], values: BaseModel | None, depth: int) -> list
                 inner = _lines(type(item), item, depth + 2)
                 lines.append(f"{pad}  - {inner[0].strip()}")
                 lines.extend(inner[1:])
+        elif isinstance(value, dict) and value and all(isinstance(item, BaseModel) for item in value.values()):
+            lines.append(f"{pad}{name}:{comment}")
+            for key, item in value.items():
+                lines.append(f"{pad}  {_scalar(key)}:")
+                lines.extend(_lines(type(item), item, depth + 2))
         else:
             lines.append(f"{pad}{name}: {_scalar(value)}{comment}")
     return lines
@@ -54,9 +59,13 @@ def _default(field: FieldInfo) -> Any:
 
 
 def _scalar(value: Any) -> str:
-    if isinstance(value, tuple):
-        value = list(value)
-    elif value is not None and not isinstance(value, str | int | float | bool | dict | list):
-        value = str(value)
-    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000).strip()
+    text = yaml.safe_dump(_plain(value), default_flow_style=True, allow_unicode=True, width=10_000).strip()
     return text.removesuffix("...").strip()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)

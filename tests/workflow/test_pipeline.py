@@ -19,6 +19,7 @@ from study_standins import STAGE, go, only, pipeline, states
 import medcl.objectives  # noqa: F401  (arms name objectives)
 from medcl.config.load import load_config
 from medcl.config.pipeline import PipelineConfig
+from medcl.config.show import commented
 from medcl.errors import ConfigError, DataError
 from medcl.runs import dump_config
 from medcl.workflow.pipeline import Watcher, run
@@ -183,8 +184,11 @@ class TestPlan:
     @pytest.mark.parametrize(
         "shipped", sorted(Path(__file__).parents[2].glob("pipelines/**/*.yaml")), ids=lambda p: p.stem
     )
-    def test_shipped_pipelines_resolve_and_are_short(self, shipped: Path) -> None:
-        assert make_plan(load_config(PipelineConfig, shipped)).cells
+    def test_shipped_pipelines_resolve_are_short_and_can_be_printed(self, shipped: Path, tmp_path: Path) -> None:
+        config = load_config(PipelineConfig, shipped)
+        assert make_plan(config).cells
+        (tmp_path / "printed.yaml").write_text(commented(config))
+        assert load_config(PipelineConfig, tmp_path / "printed.yaml") == config
         assert len(shipped.read_text().splitlines()) < 60
 
 

@@ -49,7 +49,7 @@ def measure(job: Job, out: Path) -> dict[str, float]:
     from medcl.config.encoder import ResidualEncoderConfig
     from medcl.encoders.build import build_encoder
     from medcl.encoders.segmenter import Segmenter
-    from medcl.inference.sliding import blended
+    from medcl.inference.blending import blended
     from medcl.preparation.apply import Prepared
     from medcl.preparation.restore import restore_labels
     from medcl.preparation.source import SourceGrid

@@ -306,10 +306,9 @@ def main() -> None:
 
 def possible_variants() -> list[str]:
     """Without those in bf16 where the machine has no instructions for it."""
-    from medcl.config.training import TrainerConfig
-    from medcl.training.fit import resolve_precision
+    from medcl.training.precision import resolve_precision
 
-    native = resolve_precision(TrainerConfig(device="cpu", precision="auto")) == "bf16"
+    native = resolve_precision("auto", gpu=False) == "bf16"
     return [name for name, (_, precision, _) in VARIANTS.items() if native or precision != "bf16"]
 
 

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import torch
 
+from medcl.config.training import Precision
 from medcl.encoders.segmenter import Segmenter
 from medcl.errors import ConfigError, WeightsError
-from medcl.inference.sliding import mean_slabs, slab_axis, slabs_of
+from medcl.inference.blending import slab_axis
+from medcl.inference.sliding import mean_slabs, slabs_of
 from medcl.modalities.volume import Volume, read_volume
 from medcl.preparation.apply import Prepared, prepare
 from medcl.preparation.recipe import Recipe
 from medcl.preparation.restore import Slab, restore, restore_labels
+from medcl.training.precision import resolve_precision
 from medcl.types import Array
 from medcl.weights.load import WeightsFile, build_segmenter, find_weights
 
@@ -48,15 +51,28 @@ class Predictor:
     Args:
         runs: run folders or weights folders of `medcl finetune`.
         tta: average over mirrored inputs, along the axes that a run's training views were mirrored.
-        batch: windows in the network at a time.
+        batch: windows in the network at a time; default: one on a CPU, where more are no faster, and four on a GPU, or as many as its memory holds.
+        skip_empty: leave windows out that do not reach into the body; what lies there is background.
+        precision: of the network: ``32``, ``bf16``, or ``auto``: bf16 where the device has instructions for it.
         device: ``auto`` (the GPU if there is one), ``cpu`` or ``gpu``.
 
     Raises WeightsError where a run is no segmentation network or the runs name different labels.
     """
 
-    def __init__(self, runs: Sequence[Path | str], *, tta: bool = False, batch: int = 4, device: str = "auto") -> None:
+    def __init__(
+        self,
+        runs: Sequence[Path | str],
+        *,
+        tta: bool = False,
+        batch: int | None = None,
+        skip_empty: bool = True,
+        precision: Precision = "32",
+        device: str = "auto",
+    ) -> None:
         self.device = torch_device(device)
-        self.batch = batch
+        self.batch = batch or (1 if self.device.type == "cpu" else 4)
+        self.skip_empty = skip_empty
+        self.precision = resolve_precision(precision, gpu=self.device.type != "cpu")
         self.members = [_load_member(Path(run), tta, self.device) for run in runs]
         self.labels = self.members[0].recipe.labels
         for run, member in zip(runs, self.members, strict=True):
@@ -104,6 +120,8 @@ class Predictor:
                 axis=axis,
                 batch=self.batch,
                 mirror=member.mirror,
+                box=prepared.box if self.skip_empty else None,
+                precision=self.precision,
                 device=self.device,
             )
             for member in members

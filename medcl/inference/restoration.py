@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from medcl.encoders.restorer import Restorer
-from medcl.inference.sliding import blended, whole
+from medcl.inference.blending import blended, whole
 from medcl.preparation.axes import from_ras, to_ras
 from medcl.preparation.body import body_mask
 from medcl.preparation.intensity import measured

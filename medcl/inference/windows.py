@@ -9,7 +9,7 @@ from monai.data.utils import dense_patch_slices
 from torch import Tensor, nn
 
 from medcl.encoders.regressor import Regressor
-from medcl.inference.sliding import OVERLAP
+from medcl.inference.blending import OVERLAP
 
 
 def windows_of(data: Tensor, patch: Sequence[int]) -> Tensor:

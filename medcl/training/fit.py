@@ -6,7 +6,7 @@ import logging
 import sys
 import warnings
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import lightning
 import torch
@@ -21,10 +21,9 @@ from medcl.training.best import KeepBest, Validated
 from medcl.training.checkpoints import Checkpointer
 from medcl.training.journal import Journal, rewind, write_csv
 from medcl.training.monitor import Monitor
+from medcl.training.precision import resolve_precision
 
 log = logging.getLogger(__name__)
-
-_BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
 
 
 def fit(
@@ -63,7 +62,8 @@ def fit(
     shows_bar = progress and sys.stderr.isatty()
     if shows_bar:
         callbacks.append(RichProgressBar(refresh_rate=5))
-    precision = resolve_precision(config)
+    gpu = config.device != "cpu" and torch.cuda.is_available()
+    precision = resolve_precision(config.precision, gpu=gpu)
     trainer = lightning.Trainer(
         accelerator=config.device,
         devices=config.devices,
@@ -106,24 +106,6 @@ def _strategy(config: TrainerConfig, task: RenderedTask) -> str:
     if config.devices * config.nodes == 1:
         return "auto"
     return "ddp_find_unused_parameters_true" if task.may_skip_parameters else "ddp"
-
-
-def resolve_precision(config: TrainerConfig) -> Literal["32", "bf16"]:
-    """What this machine trains in: ``auto`` is bf16 where it has instructions for it, and 32 elsewhere.
-
-    A CPU without them computes bf16 about thirty times slower than float32: asked for by name, that is warned of.
-    """
-    if config.precision == "32":
-        return "32"
-    if config.device != "cpu" and torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = torch.cpu.get_capabilities()
-        native = any(capabilities.get(name) for name in _BF16_INSTRUCTIONS)
-    if native or config.precision == "auto":
-        return "bf16" if native else "32"
-    log.warning("trainer.precision: this machine has no bf16 instructions and is very slow in bf16; set it to auto")
-    return "bf16"
 
 
 def checkpoint_path(run: RunFolder, stage: str) -> Path:

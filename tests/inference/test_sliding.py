@@ -5,11 +5,10 @@ from itertools import product
 
 import pytest
 import torch
-from monai.inferers.utils import sliding_window_inference
 from torch import Tensor, nn
 
-from medcl.inference.sliding import blended, mean_slabs, mirrored_axes, predict_scores, slabs_of, whole
-from medcl.preparation.restore import Slab
+from medcl.inference.blending import whole
+from medcl.inference.sliding import mean_slabs, mirrored_axes, predict_scores, slabs_of
 
 
 class _Encoder(nn.Module):
@@ -92,44 +91,9 @@ def test_every_flip_comes_once() -> None:
     assert len(set(mirrored_axes([0, 1, 2]))) == 8
 
 
-@pytest.mark.parametrize("shape", [(40, 17, 9), (8, 8, 8), (5, 30, 3), (33, 10, 21)])
-@pytest.mark.parametrize("overlap", [0.5, 0.25, 0.7])
-def test_sums_are_those_of_monai_bit_for_bit(shape: tuple[int, ...], overlap: float) -> None:
-    torch.manual_seed(3)
-    network = nn.Conv3d(2, 5, 3, padding=1).requires_grad_(False)
-    data = torch.randn(2, *shape)
-    slabs = list_of(blended(all_at_once(network), 5, data, (8, 8, 8), axis=0, overlap=overlap, batch=1))
-    theirs = sliding_window_inference(
-        data[None], (8, 8, 8), 1, network, overlap=overlap, mode="gaussian", padding_mode="replicate"
-    )[0]
-    assert torch.equal(whole(iter(slabs), shape), theirs)
-    assert [slab.start for slab in slabs[1:]] == [slab.stop for slab in slabs[:-1]]
-    assert max(slab.stop - slab.start for slab in slabs) <= 8
-
-
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_slabs_along_any_axis_are_of_the_same_scores(axis: int) -> None:
-    torch.manual_seed(4)
-    network = nn.Conv3d(1, 3, 3, padding=1).requires_grad_(False)
-    data = torch.randn(1, 30, 21, 5)
-    scorer = all_at_once(network)
-    expected = whole(blended(scorer, 3, data, (8, 8, 8), axis=2), data.shape[1:])
-    torch.testing.assert_close(whole(blended(scorer, 3, data, (8, 8, 8), axis=axis), data.shape[1:]), expected)
-
-
 def test_several_networks_are_averaged_whatever_their_windows() -> None:
     data = torch.randn(2, 25, 9, 9, generator=torch.Generator().manual_seed(6))
     network, windows = _Pointwise(), [(8, 9, 9), (10, 9, 9), (25, 9, 9)]
     each = [whole(slabs_of(network, data, window), data.shape[1:]) for window in windows]
     together = whole(mean_slabs([slabs_of(network, data, window) for window in windows]), data.shape[1:])
     torch.testing.assert_close(together, sum(each) / 3)
-
-
-def all_at_once(network: nn.Module):
-    """A scorer that tells all classes at once."""
-    return lambda windows: [(0, network(windows))]
-
-
-def list_of(slabs) -> list[Slab]:
-    """Slabs that stay: what comes from :func:`blended` is good until the next."""
-    return [Slab(slab.axis, slab.start, slab.scores.copy()) for slab in slabs]

@@ -1,0 +1,243 @@
+"""Windows of a volume, blended slab by slab: what is said of the whole volume need not exist at once.
+
+A slab's rows are finished once every window that reaches them was added; they are handed on, and their room is used for the rows to come.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from monai.data.utils import compute_importance_map, dense_patch_slices
+from torch import Tensor, nn
+
+from medcl.preparation.restore import Slab
+from medcl.types import Array
+
+log = logging.getLogger(__name__)
+
+# Neighbouring windows share half their length; where they meet, a Gaussian favours the one seen from its middle.
+OVERLAP = 0.5
+# The score of the first class where no window lies: its probability rounds to 1 beside scores of 0.
+_SURE = 100.0
+
+Scorer = Callable[[Tensor], Iterator[tuple[int, Tensor]]]
+"""From windows ``(n, C, *window)`` to scores ``(n, k, *window)`` of the classes from that number on, a few at a time. It gives them
+away: they are changed in place."""
+Place = tuple[slice, ...]
+
+
+def blended(
+    scorer: Scorer,
+    classes: int,
+    data: Tensor,
+    window: Sequence[int],
+    *,
+    axis: int | None = None,
+    overlap: float = OVERLAP,
+    batch: int = 4,
+    times: int = 1,
+    box: Array | None = None,
+    device: torch.device | str = "cpu",
+) -> Iterator[Slab]:
+    """The Gaussian mean of what ``scorer`` says of the windows of ``data (C, X, Y, Z)``, slab by slab along ``axis``.
+
+    A window of two axes cuts slices along z. A smaller volume is continued by its border, and the result is cut back. Places, order
+    and weights of the windows along x are those of MONAI's ``sliding_window_inference(mode="gaussian",
+    padding_mode="replicate")``, and so are the sums, bit for bit. A slab's scores may be changed; they are good until the next
+    slab is asked for.
+
+    Args:
+        scorer: what is asked; it tells each of the ``classes`` ``times`` times.
+        axis: along which the slabs lie one after the other; :func:`slab_axis` unless given.
+        box: ``(2, 3)`` lower and upper corner of the body in voxels, as of a prepared volume. Windows that do not reach into it are
+            left out; where no other lies, the first class is sure.
+        batch: windows at a time, halved whenever the device has not the memory for them.
+    """
+    weight = compute_importance_map(tuple(window), mode="gaussian", sigma_scale=0.125, device=device)
+    grid = _Grid.of(data.shape[1:], window, overlap, box)
+    blocks = data[None] if len(window) == 3 else data.movedim(-1, 0)
+    if any(grid.padding):
+        blocks = nn.functional.pad(blocks, grid.padding, mode="replicate")
+    adder = _Adder(scorer, classes, weight, batch, times)
+    if len(window) == 2:
+        return _slices(adder, blocks, grid)
+    return _rolling(adder, blocks, grid, slab_axis(data.shape[1:]) if axis is None else axis)
+
+
+def slab_axis(shape: Sequence[int], dims: int = 3) -> int:
+    """The longest axis of a volume of ``shape``, whose slabs are the smallest; z for a network that sees slices."""
+    return 2 if dims == 2 else max(range(3), key=lambda axis: shape[axis])
+
+
+def whole(slabs: Iterator[Slab], shape: Sequence[int]) -> Tensor:
+    """The scores ``(K, *shape)`` of all ``slabs``."""
+    scores = torch.zeros(())
+    for slab in slabs:
+        if not scores.ndim:
+            scores = torch.empty((len(slab.scores), *shape))
+        scores.narrow(slab.axis + 1, slab.start, slab.stop - slab.start).copy_(torch.from_numpy(slab.scores))
+    return scores
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Where the windows of a volume lie, in voxels of the padded volume.
+
+    ``starts``: of windows along each of their axes. ``inside``: the volume. ``lower``, ``upper``: the box into which a window must reach, along x, y, z.
+    """
+
+    window: tuple[int, ...]
+    starts: tuple[tuple[int, ...], ...]
+    inside: Place
+    lower: tuple[int, ...]
+    upper: tuple[int, ...]
+
+    @classmethod
+    def of(cls, shape: Sequence[int], window: Sequence[int], overlap: float, box: Array | None) -> _Grid:
+        before = [max(side - size, 0) // 2 for side, size in zip(window, shape, strict=False)]
+        starts = tuple(_starts(max(size, side), side, overlap) for size, side in zip(shape, window, strict=False))
+        inside = tuple(slice(start, start + size) for start, size in zip(before, shape, strict=False))
+        corners = np.array([[0] * 3, shape]) if box is None else np.rint(box + 0.5).astype(int)
+        lower, upper = np.add(corners, [*before, 0][:3])
+        return cls(tuple(window), starts, inside, tuple(lower.tolist()), tuple(upper.tolist()))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the padded volume, along the windows' axes."""
+        return tuple(starts[-1] + side for starts, side in zip(self.starts, self.window, strict=True))
+
+    @property
+    def padding(self) -> list[int]:
+        """As ``torch.nn.functional.pad`` takes it."""
+        around = [(part.start, size - part.stop) for part, size in zip(self.inside, self.shape, strict=True)]
+        return [count for pair in reversed(around) for count in pair]
+
+    def reaches(self, axis: int, start: int) -> bool:
+        """Whether a window that starts there along ``axis`` reaches into the box."""
+        return start < self.upper[axis] and start + self.window[axis] > self.lower[axis]
+
+    def places(self, among: int | None = None) -> list[Place]:
+        """The windows that reach into the box; those of one row of windows ``among`` an axis, as if that row were all there is."""
+        axes = [
+            [0] if axis == among else [start for start in starts if self.reaches(axis, start)]
+            for axis, starts in enumerate(self.starts)
+        ]
+        return [
+            tuple(slice(start, start + side) for start, side in zip(corner, self.window, strict=True))
+            for corner in product(*axes)
+        ]
+
+
+class _Adder:
+    """Adds weighted windows to ``total (B, K, *S)``, and their weights to ``count (*S)``."""
+
+    def __init__(self, scorer: Scorer, classes: int, weight: Tensor, batch: int, times: int) -> None:
+        self.scorer, self.classes, self.weight, self.batch, self.times = scorer, classes, weight, batch, times
+
+    def begin(self, count: int, shape: Sequence[int]) -> None:
+        """Nothing is added yet, to ``count`` blocks of ``shape``."""
+        self.total = self.weight.new_zeros((count, self.classes, *shape))
+        self.count = self.weight.new_zeros(shape)
+
+    def add(self, blocks: Tensor, places: Sequence[Place]) -> None:
+        """The windows at ``places`` of each of ``blocks (B, C, *S)``. Raises torch.OutOfMemoryError where there is no room for one."""
+        pairs = list(product(range(len(blocks)), places))
+        while pairs:
+            chosen = pairs[: self.batch]
+            try:
+                told = self._told(blocks, chosen)
+            except torch.OutOfMemoryError:
+                if self.batch == 1:
+                    raise
+                self.batch = len(chosen) // 2 or 1
+                log.warning("not enough memory for %d windows at a time; going on with %d", len(chosen), self.batch)
+                torch.cuda.empty_cache()
+                continue
+            for low, scores in told:
+                scores *= self.weight
+                for (row, place), one in zip(chosen, scores, strict=True):
+                    self.total[(row, slice(low, low + len(one)), *place)] += one
+            pairs = pairs[len(chosen) :]
+        for place in places:
+            self.count[place] += self.weight * self.times if self.times > 1 else self.weight
+
+    def _told(self, blocks: Tensor, pairs: Sequence[tuple[int, Place]]) -> Iterator[tuple[int, Tensor]]:
+        """What the scorer says; the first of it was computed before this returns, so that nothing was added if memory ran out."""
+        windows = torch.stack([blocks[(row, slice(None), *place)] for row, place in pairs]).to(self.weight.device)
+        told = iter(self.scorer(windows))
+        return _resumed(next(told), told)
+
+    def finished(self, axis: int, count: int) -> Tensor:
+        """The mean of the first ``count`` rows of ``total (B, K, *S)`` along ``axis`` of S; of no window, the first class is sure."""
+        total, added = self.total.narrow(axis + 2, 0, count), self.count.narrow(axis, 0, count)
+        nowhere = added == 0
+        if nowhere.any():
+            total /= added.masked_fill(nowhere, 1)
+            total[:, 0].masked_fill_(nowhere, _SURE)
+        else:
+            total /= added
+        return total
+
+    def roll(self, axis: int, count: int) -> None:
+        """Forget the first ``count`` rows along ``axis``; the last ``count`` become 0."""
+        _roll(self.total, axis + 2, count)
+        _roll(self.count, axis, count)
+
+
+@torch.inference_mode()
+def _rolling(adder: _Adder, blocks: Tensor, grid: _Grid, axis: int) -> Iterator[Slab]:
+    """Slabs of a volume ``blocks (1, C, X, Y, Z)``: rows of one window's length are held, whatever the volume's length."""
+    side, rows = grid.window[axis], grid.inside[axis]
+    across = grid.places(axis)
+    cut = tuple(slice(None) if at == axis else part for at, part in enumerate(grid.inside))
+    adder.begin(1, [side if at == axis else size for at, size in enumerate(grid.shape)])
+    starts = grid.starts[axis]
+    for start, following in zip(starts, [*starts[1:], grid.shape[axis]], strict=True):
+        if grid.reaches(axis, start):
+            adder.add(blocks.narrow(axis + 2, start, side), across)
+        done = following - start
+        scores = adder.finished(axis, done)[0]
+        low, high = max(start, rows.start), min(following, rows.stop)
+        if low < high:
+            told = scores.narrow(axis + 1, low - start, high - low)[(slice(None), *cut)]
+            yield Slab(axis, low - rows.start, told.cpu().numpy())
+        if done < side:
+            adder.roll(axis, done)
+
+
+@torch.inference_mode()
+def _slices(adder: _Adder, blocks: Tensor, grid: _Grid) -> Iterator[Slab]:
+    """Slabs of slices ``blocks (Z, C, X, Y)``, as many as fill a batch."""
+    places = grid.places()
+    together = -(-adder.batch // max(len(places), 1))
+    for start in range(0, len(blocks), together):
+        some = blocks[start : start + together]
+        adder.begin(len(some), grid.shape)
+        if start < grid.upper[2] and start + len(some) > grid.lower[2]:
+            adder.add(some, places)
+        scores = adder.finished(0, grid.shape[0])[(slice(None), slice(None), *grid.inside)]
+        yield Slab(2, start, scores.movedim(0, -1).cpu().numpy())
+
+
+def _starts(size: int, side: int, overlap: float) -> tuple[int, ...]:
+    """Where windows of ``side`` voxels begin along an axis of ``size``; the last one ends with it."""
+    step = side if side == size else max(1, int(side * (1 - overlap)))
+    return tuple(place.start for (place,) in dense_patch_slices((size,), (side,), (step,)))
+
+
+def _resumed(first: tuple[int, Tensor], rest: Iterator[tuple[int, Tensor]]) -> Iterator[tuple[int, Tensor]]:
+    yield first
+    del first  # its memory is free while the next is computed
+    yield from rest
+
+
+def _roll(buffer: Tensor, axis: int, count: int) -> None:
+    for start in range(count, buffer.shape[axis], count):  # so that no copy reads what it has written
+        rows = min(count, buffer.shape[axis] - start)
+        buffer.narrow(axis, start - count, rows).copy_(buffer.narrow(axis, start, rows))
+    buffer.narrow(axis, buffer.shape[axis] - count, count).zero_()

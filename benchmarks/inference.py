@@ -3,7 +3,7 @@
     python benchmarks/inference.py [--rounds 5] [--classes 14 50] [--batches 1 4] [--threads 1]
 
 A volume of 192 x 192 x 128 and medcl's `tiny` network with as many outputs as there are classes, windows of 96^3 that share half their length.
-MONAI: `sliding_window_inference(mode="gaussian").argmax(1)`. medcl: `blended` and `restore_labels`, which `medcl predict` calls.
+MONAI: `sliding_window_inference(mode="gaussian").argmax(1)`. medcl: `blended` and `restore`, which `medcl predict` calls.
 Both see the network's raw outputs in float32. Every measurement is a process of its own, turn by turn; the labels are compared
 voxel by voxel before any figure is shown.
 
@@ -51,7 +51,7 @@ def measure(job: Job, out: Path) -> dict[str, float]:
     from medcl.encoders.segmenter import Segmenter
     from medcl.inference.blending import blended
     from medcl.preparation.apply import Prepared
-    from medcl.preparation.restore import restore_labels
+    from medcl.preparation.restore import restore
     from medcl.preparation.source import SourceGrid
 
     torch.set_num_threads(job.threads)
@@ -88,7 +88,7 @@ def measure(job: Job, out: Path) -> dict[str, float]:
             grid = np.eye(4)
             prepared = Prepared(data.numpy(), None, grid, np.zeros((2, 3)), SourceGrid(SHAPE, grid))
             slabs = blended(in_parts, job.classes, data, WINDOW, overlap=OVERLAP, batch=job.batch)
-            labels = restore_labels(slabs, prepared)
+            labels = restore(slabs, prepared).labels
     seconds, peak = time.perf_counter() - begun, _peak()
     np.save(out, labels.astype(np.int16))
     return {"seconds": seconds, "network": inside, "peak": peak, "added": peak - before}

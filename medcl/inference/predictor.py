@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from medcl.config.training import Precision
 from medcl.encoders.segmenter import Segmenter
 from medcl.errors import ConfigError, WeightsError
 from medcl.inference.blending import slab_axis
+from medcl.inference.certainty import ExpectedDice, with_entropy
 from medcl.inference.sliding import mean_slabs, slabs_of
 from medcl.modalities.volume import Volume, read_volume
 from medcl.preparation.apply import Prepared, prepare
 from medcl.preparation.recipe import Recipe
-from medcl.preparation.restore import Slab, restore, restore_labels
+from medcl.preparation.restore import Restored, Slab, restore
 from medcl.training.precision import resolve_precision
 from medcl.types import Array
 from medcl.weights.load import WeightsFile, build_segmenter, find_weights
@@ -29,12 +31,15 @@ log = logging.getLogger(__name__)
 class Prediction:
     """A mask ``labels (X, Y, Z)`` on the grid of ``volume``, in its stored voxel order.
 
-    ``probabilities (K, X, Y, Z)`` float32 where they were asked for.
+    ``expected_dice``: of every label in the mask but the background, see :class:`~medcl.inference.certainty.ExpectedDice`.
+    ``probabilities (K, X, Y, Z)`` float32 and ``uncertainty``, maps ``(X, Y, Z)`` float32 by name, where they were asked for.
     """
 
     labels: Array
     volume: Volume
+    expected_dice: Mapping[int, float]
     probabilities: Array | None = None
+    uncertainty: Mapping[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,18 +92,43 @@ class Predictor:
         """The axes (0, 1, 2) that some member mirrors."""
         return tuple(sorted({axis for member in self.members for axis in member.mirror}))
 
-    def predict(self, paths: Sequence[Path | str], *, probabilities: bool = False) -> Prediction:
-        """Segment the volume of ``paths`` (one a channel). Raises DataError where it cannot be read or prepared."""
+    def predict(
+        self, paths: Sequence[Path | str], *, probabilities: bool = False, uncertainty: bool = False
+    ) -> Prediction:
+        """Segment the volume of ``paths`` (one a channel). Raises DataError where it cannot be read or prepared.
+
+        ``uncertainty``: with the map ``entropy`` of the mean probabilities (0 to 1), and of several members of one recipe ``variance``.
+        """
         volume = read_volume(paths, channels=len(self.members[0].recipe.channels))
+        expected = ExpectedDice()
         groups = self._by_preparation()
-        if len(groups) == 1 and not probabilities:
-            return Prediction(restore_labels(*self._slabs(volume, groups[0])), volume)
+        names = ["entropy"] if uncertainty else []
+        if len(groups) == 1:
+            if uncertainty and len(self.members) > 1:
+                names.append("variance")
+            slabs, prepared = self._slabs(volume, groups[0], variance="variance" in names)
+            slabs = expected.watching(slabs)
+            found = restore(with_entropy(slabs) if uncertainty else slabs, prepared, scores=probabilities)
+        else:
+            found = self._of_several_grids(volume, groups, expected, uncertainty)
+        told = {label: float(value) for label, value in enumerate(expected.values, 1) if np.isfinite(value)}
+        maps = {} if found.maps is None else dict(zip(names, found.maps, strict=True))
+        return Prediction(found.labels, volume, told, found.scores if probabilities else None, maps)
+
+    def _of_several_grids(
+        self, volume: Volume, groups: list[list[_Member]], expected: ExpectedDice, uncertainty: bool
+    ) -> Restored:
+        """Probabilities of members of several recipes meet on the volume's own grid, as a whole."""
         total: Array | None = None
         for members in groups:
-            share = restore(*self._slabs(volume, members)) * (len(members) / len(self.members))
+            scores = restore(*self._slabs(volume, members), scores=True).scores
+            assert scores is not None
+            share = scores * np.float32(len(members) / len(self.members))
             total = share if total is None else total + share
         assert total is not None
-        return Prediction(total.argmax(0), volume, total if probabilities else None)
+        slabs = expected.watching(iter([Slab(0, 0, total)]))
+        (slab,) = with_entropy(slabs) if uncertainty else slabs
+        return Restored(total.argmax(0), slab.maps, total)
 
     def _by_preparation(self) -> list[list[_Member]]:
         """Members whose recipes give the same voxels: these are prepared and restored once."""
@@ -107,7 +137,9 @@ class Predictor:
             groups.setdefault(member.recipe.voxel_digest, []).append(member)
         return list(groups.values())
 
-    def _slabs(self, volume: Volume, members: list[_Member]) -> tuple[Iterator[Slab], Prepared]:
+    def _slabs(
+        self, volume: Volume, members: list[_Member], *, variance: bool = False
+    ) -> tuple[Iterator[Slab], Prepared]:
         """What :func:`restore` takes: the members' mean probabilities on the grid of the prepared volume."""
         prepared = prepare(volume, members[0].recipe)
         data = torch.from_numpy(prepared.data)
@@ -126,7 +158,7 @@ class Predictor:
             )
             for member in members
         ]
-        return mean_slabs(slabs), prepared
+        return mean_slabs(slabs, variance=variance), prepared
 
 
 def _load_member(run: Path, tta: bool, device: torch.device) -> _Member:

@@ -72,8 +72,11 @@ def predict_scores(
     return whole(slabs_of(segmenter, data, patch, batch=batch, mirror=mirror, device=device), data.shape[1:])
 
 
-def mean_slabs(members: Sequence[Iterator[Slab]]) -> Iterator[Slab]:
-    """The mean over the slabs of several networks on one grid, of which each may have slabs of its own length."""
+def mean_slabs(members: Sequence[Iterator[Slab]], *, variance: bool = False) -> Iterator[Slab]:
+    """The mean over the slabs of several networks on one grid, of which each may have slabs of its own length.
+
+    ``variance``: with a map, the variance over the networks of each class's probability, summed over the classes.
+    """
     if len(members) == 1:
         yield from members[0]
         return
@@ -81,7 +84,9 @@ def mean_slabs(members: Sequence[Iterator[Slab]]) -> Iterator[Slab]:
     while True:
         axis, stop = current[0].axis, min(slab.stop for slab in current)
         parts = [slab.scores.take(range(start - slab.start, stop - slab.start), axis + 1) for slab in current]
-        yield Slab(axis, start, sum(parts[1:], parts[0]) / len(parts))
+        mean = sum(parts[1:], parts[0]) / len(parts)
+        spread = sum(((part - mean) ** 2).sum(0) for part in parts) / len(parts) if variance else None
+        yield Slab(axis, start, mean, None if spread is None else spread[None])
         following = [
             next(slabs, None) if slab.stop == stop else slab for slabs, slab in zip(members, current, strict=True)
         ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,61 +10,74 @@ import numpy as np
 
 from medcl.preparation.apply import Prepared
 from medcl.preparation.axes import axis_coordinates, from_ras, interpolate, to_ras
-from medcl.types import Array
+from medcl.types import Affine, Array
 
 
 @dataclass(frozen=True)
 class Slab:
-    """Scores ``(K, X, Y, Z)`` float32 of a prepared volume's rows ``start`` to ``stop`` along ``axis`` (0, 1, 2); of the other axes, all rows."""
+    """Scores ``(K, X, Y, Z)`` float32 of a prepared volume's rows ``start`` to ``stop`` along ``axis`` (0, 1, 2); of the other axes, all rows.
+
+    ``maps (M, X, Y, Z)``: what else is known there, such as how sure the scores are.
+    """
 
     axis: int
     start: int
     scores: Array
+    maps: Array | None = None
 
     @property
     def stop(self) -> int:
         return self.start + int(self.scores.shape[self.axis + 1])
 
 
-def restore(slabs: Iterable[Slab], prepared: Prepared) -> Array:
-    """Probabilities ``(K, X, Y, Z)`` of K classes on the grid that ``prepared`` came from, in its voxel order.
+@dataclass(frozen=True)
+class Restored:
+    """On the source grid in its voxel order: ``labels (X, Y, Z)`` uint8 or int16, the slabs' ``maps (M, X, Y, Z)`` and, where they
+    were asked for, ``scores (K, X, Y, Z)`` float32."""
 
-    The ``slabs`` come in order and cover the prepared grid. Linear, float32. What the prepared grid does not cover (it was cropped away) is
-    background: class 0 with probability 1. Take the argmax afterwards, or use :func:`restore_labels`, which never holds K full maps.
+    labels: Array
+    maps: Array | None
+    scores: Array | None
+
+
+def restore(slabs: Iterable[Slab], prepared: Prepared, *, scores: bool = False) -> Restored:
+    """What ``slabs``, probabilities of K classes, say on the grid that ``prepared`` came from: the likeliest class of every voxel.
+
+    The slabs come in order and cover the prepared grid. Linear, float32. What the prepared grid does not cover (it was cropped away) is
+    background: class 0 with probability 1, and maps of 0. Without ``scores`` one slab, and one class of it on the source grid, is in memory
+    at a time.
+
+    Raises ValueError where there is no slab.
     """
-    maps = _Restorer(prepared)
-    out: Array | None = None
-    for rows, classes, restored in maps.parts(slabs):
-        if out is None:
-            out = np.empty((classes, *maps.shape), np.float32)
-        for index in range(classes):
-            out[index][rows] = restored(index)
-    return np.ascontiguousarray(from_ras(_some(out), prepared.source.affine))
-
-
-def restore_labels(slabs: Iterable[Slab], prepared: Prepared) -> Array:
-    """The class index with the largest restored score, ``(X, Y, Z)`` uint8 or int16 on the source grid.
-
-    Equal to ``restore(...).argmax(0)`` with one slab, and one class of it on the source grid, in memory at a time.
-    """
-    maps = _Restorer(prepared)
-    labels: Array | None = None
-    for rows, classes, restored in maps.parts(slabs):
+    restorer = _Restorer(prepared)
+    labels = kept = maps = None
+    for part in restorer.parts(slabs):
         if labels is None:
-            labels = np.zeros(maps.shape, np.uint8 if classes <= 256 else np.int16)
-        best = restored(0).copy()  # on the prepared grid itself it is the slab's own
-        for index in range(1, classes):
-            one = restored(index)
+            labels = np.zeros(restorer.shape, np.uint8 if part.classes <= 256 else np.int16)
+            kept = np.empty((part.classes, *restorer.shape), np.float32) if scores else None
+            maps = np.zeros((part.maps, *restorer.shape), np.float32) if part.maps else None
+        best: Array | None = None
+        for index in range(part.classes):
+            one = part.scores(index)
+            if kept is not None:
+                kept[index][part.rows] = one
+            if best is None:
+                best = one.copy()  # on the prepared grid itself it is the slab's own
+                continue
             better = one > best
             np.copyto(best, one, where=better)
-            np.copyto(labels[rows], index, where=better)
-    return np.ascontiguousarray(from_ras(_some(labels), prepared.source.affine))
-
-
-def _some(found: Array | None) -> Array:
-    if found is None:
+            np.copyto(labels[part.rows], index, where=better)
+        for index in range(part.maps):
+            assert maps is not None
+            maps[index][part.rows] = part.map(index)
+    if labels is None:
         raise ValueError("no scores to restore")
-    return found
+    home = partial(_stored, affine=prepared.source.affine)
+    return Restored(home(labels), None if maps is None else home(maps), None if kept is None else home(kept))
+
+
+def _stored(array: Array, affine: Affine) -> Array:
+    return np.ascontiguousarray(from_ras(array, affine))
 
 
 class _Restorer:
@@ -81,30 +94,69 @@ class _Restorer:
             for at, size in zip(self._coordinates, self._sizes, strict=True)
         ]
 
-    def parts(self, slabs: Iterable[Slab]) -> Iterator[tuple[tuple[slice, ...], int, Callable[[int], Array]]]:
-        """Rows of the source that a slab and the row before it tell, the number of classes, and each class there."""
+    def parts(self, slabs: Iterable[Slab]) -> Iterator[_Part]:
+        """What each slab, with the row before it, tells of the source."""
         told, before = 0, None
         for slab in slabs:
-            axis, size = slab.axis, self._sizes[slab.axis]
-            nearest = np.clip(self._coordinates[axis], 0, size - 1)
+            size = self._sizes[slab.axis]
+            nearest = np.clip(self._coordinates[slab.axis], 0, size - 1)
             stop = int(np.searchsorted(nearest, slab.stop - 1, side="right"))
+            last = _last_row(slab)
             if stop > told:
-                rows = tuple(slice(told, stop) if at == axis else slice(None) for at in range(3))
-                yield rows, len(slab.scores), partial(self._class, slab, before, rows)
-            told, before = stop, slab.scores.take([-1], axis + 1)
+                rows = tuple(slice(told, stop) if at == slab.axis else slice(None) for at in range(3))
+                yield _Part(self, slab, before, rows)
+            told, before = stop, last
 
-    def _class(self, slab: Slab, before: Array | None, rows: tuple[slice, ...], index: int) -> Array:
-        one, start = slab.scores[index], slab.start
-        if before is not None:
-            one, start = np.concatenate((before[index], one), slab.axis), start - 1
+    def values(self, one: Array, start: int, axis: int, rows: tuple[slice, ...], beyond: float) -> Array:
+        """``one (X, Y, Z)``, rows from ``start`` on along ``axis``, at the source's ``rows``; ``beyond`` where it does not reach."""
         places = [
-            at[part] - (start if axis == slab.axis else 0)
-            for axis, (at, part) in enumerate(zip(self._coordinates, rows, strict=True))
+            at[part] - (start if along == axis else 0)
+            for along, (at, part) in enumerate(zip(self._coordinates, rows, strict=True))
         ]
         values = interpolate(one, (places[0], places[1], places[2]))
-        covered = [axis[part] for axis, part in zip(self._covered, rows, strict=True)]
-        if not all(axis.all() for axis in covered):
+        covered = [along[part] for along, part in zip(self._covered, rows, strict=True)]
+        if not all(along.all() for along in covered):
             inside = values[np.ix_(*covered)]
-            values = np.full(values.shape, 1.0 if index == 0 else 0.0, np.float32)
+            values = np.full(values.shape, beyond, np.float32)
             values[np.ix_(*covered)] = inside
         return values
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The ``rows`` of the source that ``slab``, and the row ``before`` it, tell."""
+
+    restorer: _Restorer
+    slab: Slab
+    before: Slab | None
+    rows: tuple[slice, ...]
+
+    @property
+    def classes(self) -> int:
+        return len(self.slab.scores)
+
+    @property
+    def maps(self) -> int:
+        return 0 if self.slab.maps is None else len(self.slab.maps)
+
+    def scores(self, index: int) -> Array:
+        """Of one class, ``(X, Y, Z)``; may be the slab's own memory."""
+        before = None if self.before is None else self.before.scores
+        return self._values(self.slab.scores, before, index, 1.0 if index == 0 else 0.0)
+
+    def map(self, index: int) -> Array:
+        """One map, ``(X, Y, Z)``; may be the slab's own memory."""
+        assert self.slab.maps is not None
+        return self._values(self.slab.maps, None if self.before is None else self.before.maps, index, 0.0)
+
+    def _values(self, arrays: Array, before: Array | None, index: int, beyond: float) -> Array:
+        one, start, axis = arrays[index], self.slab.start, self.slab.axis
+        if before is not None:
+            one, start = np.concatenate((before[index], one), axis), start - 1
+        return self.restorer.values(one, start, axis, self.rows, beyond)
+
+
+def _last_row(slab: Slab) -> Slab:
+    """A copy of the last row: the slab's own memory is used again."""
+    maps = None if slab.maps is None else slab.maps.take([-1], slab.axis + 1)
+    return Slab(slab.axis, slab.stop - 1, slab.scores.take([-1], slab.axis + 1), maps)

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from medcl.modalities.volume import Volume
 from medcl.preparation.apply import prepare
 from medcl.preparation.recipe import CTIntensity, Recipe
-from medcl.preparation.restore import Slab, restore, restore_labels
+from medcl.preparation.restore import Slab, restore
 
 # Intensities pass through unchanged, so that a prepared value is a coordinate.
 PLAIN = CTIntensity(window=(-1e6, 1e6), mean=0.0, std=1.0)
@@ -85,12 +85,12 @@ def test_a_label_comes_home(codes, spacing, degrees, crop, target):
     image = label.astype(np.float32) * 100
     prepared = prepare(Volume(image[None], affine), recipe(target, crop, ("image",)), label)
     scores = np.stack([prepared.label == value for value in LABELS]).astype(np.float32)
-    restored = restore([Slab(0, 0, scores)], prepared)
+    restored = restore([Slab(0, 0, scores)], prepared, scores=True).scores
     assert restored.shape == (3, *shape)
     home = restored.argmax(0)
     assert dice(home == 1, label == 1) >= 0.98
     assert dice(home > 0, label > 0) >= 0.98
-    np.testing.assert_array_equal(restore_labels([Slab(0, 0, scores)], prepared), home)
+    np.testing.assert_array_equal(restore([Slab(0, 0, scores)], prepared).labels, home)
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "ASL"])
@@ -101,7 +101,7 @@ def test_the_identity_recipe_is_exact(codes):
     image, label = rng.normal(size=(1, *shape)).astype(np.float32), rng.integers(0, 3, shape)
     prepared = prepare(Volume(image, affine), recipe(channels=("image",)), label)
     scores = np.stack([prepared.data[0], prepared.label.astype(np.float32)])
-    restored = restore([Slab(0, 0, scores)], prepared)
+    restored = restore([Slab(0, 0, scores)], prepared, scores=True).scores
     np.testing.assert_array_equal(restored[0], image[0])
     np.testing.assert_array_equal(restored[1], label)
 
@@ -114,7 +114,7 @@ def test_what_was_cropped_away_is_background():
     assert prepared.data.shape[1] < 56
     everywhere_two = np.zeros((3, *prepared.data.shape[1:]), np.float32)
     everywhere_two[2] = 1
-    home = restore([Slab(0, 0, everywhere_two)], prepared).argmax(0)
+    home = restore([Slab(0, 0, everywhere_two)], prepared).labels
     assert (home == 2).sum() == prepared.data[0].size
     assert home[0, 0, 0] == 0
 
@@ -133,7 +133,7 @@ def test_restored_scores_have_the_sources_grid_and_stay_probabilities(codes, spa
     image = np.random.default_rng(0).random((1, *shape)).astype(np.float32)
     prepared = prepare(Volume(image, affine), recipe(target, crop, ("image",)))
     scores = np.random.default_rng(1).dirichlet(np.ones(3), prepared.data.shape[1:]).astype(np.float32)
-    restored = restore([Slab(0, 0, np.moveaxis(scores, -1, 0))], prepared)
+    restored = restore([Slab(0, 0, np.moveaxis(scores, -1, 0))], prepared, scores=True).scores
     assert restored.shape == (3, *shape)
     np.testing.assert_allclose(restored.sum(0), 1, atol=1e-4)
     assert (prepared.box[0] >= -0.5).all()
@@ -160,10 +160,13 @@ def test_slabs_tell_what_the_whole_tells(codes, target, shape, crop, axis, data)
 
     def slabs():
         for start, stop in itertools.pairwise(cuts):
-            yield Slab(axis, start, scores.take(range(start, stop), axis + 1))
+            part = scores.take(range(start, stop), axis + 1)
+            yield Slab(axis, start, part, maps=part[1:])
 
-    expected = restore([Slab(0, 0, scores)], prepared)
-    np.testing.assert_allclose(restore(slabs(), prepared), expected, atol=1e-6)
-    told = restore_labels(slabs(), prepared)
+    expected = restore([Slab(0, 0, scores)], prepared, scores=True).scores
+    found = restore(slabs(), prepared, scores=True)
+    np.testing.assert_allclose(found.scores, expected, atol=1e-6)
+    told = found.labels
+    np.testing.assert_allclose(found.maps, expected[1:], atol=1e-6)
     chosen = np.take_along_axis(expected, told[None].astype(np.intp), 0)[0]
     np.testing.assert_allclose(chosen, expected.max(0), atol=1e-6)

@@ -13,7 +13,7 @@ from medcl.modalities.image import UNKNOWN_PIXELS, files_of
 from medcl.modalities.volume import read_header, read_label, read_volume, write_mask, write_scores
 from medcl.preparation.apply import prepare
 from medcl.preparation.recipe import Recipe
-from medcl.preparation.restore import Slab, restore_labels
+from medcl.preparation.restore import Slab, restore
 
 WIDTH, HEIGHT = 7, 5
 
@@ -171,7 +171,7 @@ def test_preparing_and_restoring_keeps_every_pixel_in_its_place(tmp_path: Path, 
     assert prepared.data.shape == (1, *size)
     assert prepared.label is not None
     scores = np.stack([1.0 - prepared.label, prepared.label])
-    restored = restore_labels([Slab(2, 0, scores.astype(np.float32))], prepared)
+    restored = restore([Slab(2, 0, scores.astype(np.float32))], prepared).labels
     kept = np.zeros_like(bright)
     # of an odd difference the lower rest, in RAS order, is the smaller one; x and y are turned round
     first = [(have - want) // 2 for have, want in zip((WIDTH, HEIGHT), size[:2], strict=True)]

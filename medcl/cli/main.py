@@ -34,6 +34,7 @@ COMMANDS = {
     "probe": "What every layer of a network knows, by linear probes.",
     "explain": "Where in an image and in which words a similarity rests.",
     "predict": "Segment new NIfTI or DICOM scans.",
+    "view": "Look at a volume with its masks, in one HTML page.",
     "evaluate": "Score masks against the truth.",
     "compare": "Paired differences between two evaluations.",
     "run": "Run a pipeline of all of these, resumable, ending in one page.",

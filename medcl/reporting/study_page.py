@@ -78,9 +78,13 @@ def write_study_page(run: RunFolder) -> Path:
         stages=_stages(run, study),
         environment=environment_facts(facts),
         repeat=_repeat(facts),
-        use=f"medcl predict {shown['folder']} scan.nii.gz --out masks/" if shown and study["keep"] == "all" else None,
+        use=_use(shown["folder"]) if shown and study["keep"] == "all" else None,
         config=run.config.read_text(encoding="utf-8"),
     )
+
+
+def _use(folder: str) -> str:
+    return f"medcl predict {folder} scan.nii.gz --out masks/\nmedcl view scan.nii.gz masks/scan.nii.gz"
 
 
 def fully_trained(study: Study) -> Study:

@@ -25,6 +25,15 @@ def command(
     batch: Annotated[int, typer.Option(help="Windows in the network at a time.", min=1)] = 4,
     device: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave masks that are already there.")] = False,
+    formats: Annotated[
+        str,
+        typer.Option(
+            "--format", help="Of masks: nifti, and of a DICOM series seg (DICOM-SEG) or rtstruct; several with commas."
+        ),
+    ] = "nifti",
+    keep_ids: Annotated[
+        bool, typer.Option("--keep-ids", help="Write the series' patient and study into seg and rtstruct.")
+    ] = False,
 ) -> None:
     """Segment scans: a mask for each, on the scan's own grid. Several runs are averaged.
 
@@ -48,6 +57,7 @@ def command(
         raise ConfigError(f"no scans to segment; name volumes, folders or DICOM series after {runs[-1]}")
     values = {"runs": runs, "inputs": [path for path in paths if path not in runs], "out": out, "device": device}
     options = {"tta": tta, "probabilities": probabilities, "batch": batch, "skip_existing": skip_existing}
+    options |= {"formats": [part.strip() for part in formats.split(",")], "keep_ids": keep_ids}
     config = validate(PredictConfig, {**values, **options})
 
     from medcl.reporting.progress import progress_bar

@@ -19,6 +19,10 @@ class PredictConfig(Strict):
     ids: tuple[str, ...] | None = Field(None, description="only these records of the inputs")
     tta: bool = Field(False, description="average over mirrored inputs, along the axes that training mirrored")
     probabilities: bool = Field(False, description="also write the probability of every class, as 4D NIfTI")
+    formats: tuple[Literal["nifti", "seg", "rtstruct"], ...] = Field(
+        ("nifti",), min_length=1, description="of masks; DICOM-SEG (seg) and RTSTRUCT (rtstruct) need a DICOM series"
+    )
+    keep_ids: bool = Field(False, description="write the patient and study of the series into seg and rtstruct")
     batch: PositiveInt = Field(4, description="windows in the network at a time")
     device: Literal["auto", "cpu", "gpu"] = "auto"
     skip_existing: bool = Field(False, description="leave masks that are already there, instead of writing them again")

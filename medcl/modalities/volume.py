@@ -26,6 +26,7 @@ from medcl.types import Affine, Array, Spacing
 __all__ = [
     "Volume",
     "VolumeHeader",
+    "checked_labels",
     "files_of",
     "read_header",
     "read_label",
@@ -120,18 +121,25 @@ def write_mask(path: Path | str, labels: Array, like: Path | str | Volume | Volu
     units are copied, so that the affine is equal bit for bit; free-text header fields are not. Raises DataError
     where the shape differs from the grid or a value is no label.
     """
+    path, header = Path(path), _header_of(like)
+    labels = checked_labels(path, labels, header)
+    if path.suffix.lower() == ".png" and header.format == image.FORMAT:
+        image.write_mask(path, labels)
+    else:
+        _write_nifti(path, labels, header)
+
+
+def checked_labels(path: Path, labels: Array, header: VolumeHeader) -> Array:
+    """``labels (X, Y, Z)`` as uint8, or uint16 where one exceeds 255. DataError (naming ``path``) where the shape is not that of
+    ``header`` or a value is no label."""
     labels = np.asarray(labels)
     if labels.dtype.kind == "f" and not np.array_equal(labels, np.rint(labels)):
         raise DataError(f"{path}: a mask needs whole numbers")
     low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
     if low < 0 or high > np.iinfo(np.uint16).max:
         raise DataError(f"{path}: labels run from {low} to {high}; a mask holds 0 to 65535")
-    path, header = Path(path), _header_of(like)
-    if path.suffix.lower() == ".png" and header.format == image.FORMAT:
-        _check_shape(path, labels.shape, header)
-        image.write_mask(path, labels)
-    else:
-        _write_nifti(path, labels.astype(np.uint8 if high <= 255 else np.uint16), header)
+    _check_shape(path, labels.shape, header)
+    return labels.astype(np.uint8 if high <= 255 else np.uint16)
 
 
 def write_scores(path: Path | str, scores: Array, like: Path | str | Volume | VolumeHeader) -> None:

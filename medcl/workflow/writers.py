@@ -18,6 +18,9 @@ from medcl.inference.inputs import Input, find_inputs
 from medcl.inference.predictor import Predictor, torch_device
 from medcl.inference.restoration import restored_in_place
 from medcl.inference.windows import number_of
+from medcl.modalities.dicom_seg import require_highdicom, write_seg
+from medcl.modalities.dicom_source import read_source
+from medcl.modalities.rtstruct import write_rtstruct
 from medcl.modalities.volume import Volume, read_volume, write_mask, write_scores, write_volume
 from medcl.preparation.apply import check_volume, prepare
 from medcl.weights.alignment import is_alignment
@@ -57,6 +60,8 @@ def choose_writer(config: PredictConfig) -> Writer:
         return Masks(config)
     if config.tta or config.probabilities:
         raise ConfigError(f"--tta and --probabilities are for masks; these runs are of task={task}")
+    if config.formats != ("nifti",) or config.keep_ids:
+        raise ConfigError(f"--format and --keep-ids are for masks; these runs are of task={task}")
     if task in ("classification", "prompts"):
         return ToldClasses(config)
     return Numbers(config) if task == "regression" else FinerVolumes(config)
@@ -80,28 +85,46 @@ class _OfVolumes:
 
 
 class Masks(_OfVolumes):
-    """A mask ``NAME.nii.gz`` (of a 2D image ``NAME.png``), and with ``probabilities`` also ``probabilities/NAME.nii.gz``."""
+    """A mask of every input in the formats of the configuration, and with ``probabilities`` also ``probabilities/NAME.nii.gz``.
+
+    ``nifti``: ``NAME.nii.gz`` (of a 2D image ``NAME.png``); ``seg``: ``NAME.seg.dcm``; ``rtstruct``: ``NAME.rtstruct.dcm``. These two refer
+    to the series of the first channel. ``target`` and ``write`` tell the file of the first format.
+    """
 
     what = "masks"
 
     def __init__(self, config: PredictConfig) -> None:
         self.config = config
+        self.of_a_series = [name for name in config.formats if name != "nifti"]
+        if config.keep_ids and not self.of_a_series:
+            raise ConfigError("keep_ids: a NIfTI mask has no patient fields; it is for --format seg and rtstruct")
+        if "seg" in config.formats:
+            require_highdicom()
         self.predictor = Predictor(config.runs, tta=config.tta, batch=config.batch, device=config.device)
 
     def target(self, item: Input) -> Path:
-        return self.config.out / item.mask
+        return self._target(item, self.config.formats[0])
 
     def is_there(self, item: Input) -> bool:
-        return self.target(item).is_file()
+        return all(self._target(item, name).is_file() for name in self.config.formats)
 
     def write(self, item: Input) -> Path:
         target = self.target(item)
+        source = read_source(item.files[0], keep_ids=self.config.keep_ids) if self.of_a_series else None
         prediction = self.predictor.predict(item.files, probabilities=self.config.probabilities)
         if prediction.probabilities is not None:
             scores = target.parent / "probabilities" / f"{item.name}.nii.gz"
             write_scores(scores, prediction.probabilities, prediction.volume)
-        write_mask(target, prediction.labels, prediction.volume)
+        if "nifti" in self.config.formats:
+            write_mask(self._target(item, "nifti"), prediction.labels, prediction.volume)
+        for name in self.of_a_series:
+            assert source is not None
+            write_object = write_seg if name == "seg" else write_rtstruct
+            write_object(self._target(item, name), prediction.labels, source, self.predictor.labels)
         return target
+
+    def _target(self, item: Input, name: str) -> Path:
+        return self.config.out / (item.mask if name == "nifti" else f"{item.name}.{name}.dcm")
 
     def facts(self) -> dict[str, Any]:
         return {

@@ -22,7 +22,19 @@ def command(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Also write class probabilities, as 4D NIfTI.")
     ] = False,
-    batch: Annotated[int, typer.Option(help="Windows in the network at a time.", min=1)] = 4,
+    uncertainty: Annotated[
+        bool,
+        typer.Option(
+            "--uncertainty", help="Also write how unsure each voxel is: entropy, and variance of several runs."
+        ),
+    ] = False,
+    batch: Annotated[
+        int | None, typer.Option(help="Windows in the network at a time; default: 1 on a CPU, 4 on a GPU.", min=1)
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="32, bf16, or auto: bf16 where the machine has instructions for it.")
+    ] = "32",
+    whole: Annotated[bool, typer.Option("--whole", help="Ask also windows that do not reach into the body.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave masks that are already there.")] = False,
     formats: Annotated[
@@ -57,6 +69,7 @@ def command(
         raise ConfigError(f"no scans to segment; name volumes, folders or DICOM series after {runs[-1]}")
     values = {"runs": runs, "inputs": [path for path in paths if path not in runs], "out": out, "device": device}
     options = {"tta": tta, "probabilities": probabilities, "batch": batch, "skip_existing": skip_existing}
+    options |= {"uncertainty": uncertainty, "precision": precision, "skip_empty": not whole}
     options |= {"formats": [part.strip() for part in formats.split(",")], "keep_ids": keep_ids}
     config = validate(PredictConfig, {**values, **options})
 

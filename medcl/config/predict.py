@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, PositiveInt
 
 from medcl.config.strict import Strict
+from medcl.config.training import Precision
 
 
 class PredictConfig(Strict):
@@ -23,6 +24,15 @@ class PredictConfig(Strict):
         ("nifti",), min_length=1, description="of masks; DICOM-SEG (seg) and RTSTRUCT (rtstruct) need a DICOM series"
     )
     keep_ids: bool = Field(False, description="write the patient and study of the series into seg and rtstruct")
-    batch: PositiveInt = Field(4, description="windows in the network at a time")
+    uncertainty: bool = Field(
+        False, description="also write how unsure each voxel is: entropy and, of several runs, variance"
+    )
+    skip_empty: bool = Field(
+        True, description="leave windows out that do not reach into the body: background lies there"
+    )
+    batch: PositiveInt | None = Field(
+        None, description="windows in the network at a time; default: 1 on a CPU, 4 on a GPU or what its memory holds"
+    )
+    precision: Precision = Field("32", description="auto: bf16 where the machine has instructions for it, else 32")
     device: Literal["auto", "cpu", "gpu"] = "auto"
     skip_existing: bool = Field(False, description="leave masks that are already there, instead of writing them again")

@@ -22,6 +22,7 @@ from medcl.preparation.recipe import Recipe
 from medcl.preparation.restore import Restored, Slab, restore
 from medcl.training.precision import resolve_precision
 from medcl.types import Array
+from medcl.weights.calibration import DiceCalibration
 from medcl.weights.load import WeightsFile, build_segmenter, find_weights
 
 log = logging.getLogger(__name__)
@@ -31,13 +32,15 @@ log = logging.getLogger(__name__)
 class Prediction:
     """A mask ``labels (X, Y, Z)`` on the grid of ``volume``, in its stored voxel order.
 
-    ``expected_dice``: of every label in the mask but the background, see :class:`~medcl.inference.certainty.ExpectedDice`.
+    ``expected_dice``: of every label in the mask but the background; ``calibrated`` on validation records where every member of the
+    prediction was, else as :class:`~medcl.inference.certainty.ExpectedDice` has it, which orders cases and is too high.
     ``probabilities (K, X, Y, Z)`` float32 and ``uncertainty``, maps ``(X, Y, Z)`` float32 by name, where they were asked for.
     """
 
     labels: Array
     volume: Volume
     expected_dice: Mapping[int, float]
+    calibrated: bool
     probabilities: Array | None = None
     uncertainty: Mapping[str, Array] = field(default_factory=dict)
 
@@ -48,6 +51,7 @@ class _Member:
     recipe: Recipe
     window: tuple[int, ...]
     mirror: tuple[int, ...]
+    calibration: DiceCalibration | None
 
 
 class Predictor:
@@ -111,9 +115,22 @@ class Predictor:
             found = restore(with_entropy(slabs) if uncertainty else slabs, prepared, scores=probabilities)
         else:
             found = self._of_several_grids(volume, groups, expected, uncertainty)
-        told = {label: float(value) for label, value in enumerate(expected.values, 1) if np.isfinite(value)}
+        told = {label: self._dice(float(value)) for label, value in enumerate(expected.values, 1) if np.isfinite(value)}
         maps = {} if found.maps is None else dict(zip(names, found.maps, strict=True))
-        return Prediction(found.labels, volume, told, found.scores if probabilities else None, maps)
+        return Prediction(
+            found.labels, volume, told, bool(self._calibrations), found.scores if probabilities else None, maps
+        )
+
+    @property
+    def _calibrations(self) -> list[DiceCalibration]:
+        """Of all members, or none."""
+        found = [member.calibration for member in self.members if member.calibration is not None]
+        return found if len(found) == len(self.members) else []
+
+    def _dice(self, expected: float) -> float:
+        """What members calibrated one by one make of the certainty of their mean."""
+        told = [calibration.dice(expected) for calibration in self._calibrations]
+        return sum(told) / len(told) if told else expected
 
     def _of_several_grids(
         self, volume: Volume, groups: list[list[_Member]], expected: ExpectedDice, uncertainty: bool
@@ -166,7 +183,8 @@ def _load_member(run: Path, tta: bool, device: torch.device) -> _Member:
     segmenter = build_segmenter(weights).to(device).requires_grad_(False)
     views = weights.card.training.get("views") or {}
     window = tuple(views.get("patch") or weights.recipe.patch)
-    return _Member(segmenter, weights.recipe, window, _trained_mirroring(weights) if tta else ())
+    mirror = _trained_mirroring(weights) if tta else ()
+    return _Member(segmenter, weights.recipe, window, mirror, weights.card.calibration)
 
 
 def _trained_mirroring(weights: WeightsFile) -> tuple[int, ...]:

@@ -143,12 +143,12 @@ def checked_labels(path: Path, labels: Array, header: VolumeHeader) -> Array:
 
 
 def write_scores(path: Path | str, scores: Array, like: Path | str | Volume | VolumeHeader) -> None:
-    """Write ``scores (K, X, Y, Z)``, one map a class, as a 4D float32 NIfTI ``(X, Y, Z, K)`` on the grid of ``like``.
+    """Write ``scores (K, X, Y, Z)``, one map a class, as a 4D float32 NIfTI ``(X, Y, Z, K)`` on the grid of ``like``; one map as a 3D one.
 
     NIfTI knows no half precision: float16 scores are widened.
     """
     stacked = np.moveaxis(np.asarray(scores), 0, -1).astype(np.float32)
-    _write_nifti(Path(path), stacked, _header_of(like))
+    _write_nifti(Path(path), stacked[..., 0] if len(scores) == 1 else stacked, _header_of(like))
 
 
 def write_volume(path: Path | str, data: Array, affine: Affine) -> None:

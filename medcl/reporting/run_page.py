@@ -13,6 +13,7 @@ from medcl import __version__
 from medcl.evaluation.methods import MethodScores, shown
 from medcl.evaluation.representation import Diagnosis
 from medcl.reporting.curves import FINETUNING, PRETRAINING, run_curves
+from medcl.reporting.expected import MOST_CASES, read_to_check
 from medcl.reporting.page import environment_facts, write_html
 from medcl.reporting.representation import neighbour_figure, plane_figure, remarks, spectrum_figure
 from medcl.runs import RunFolder
@@ -49,6 +50,8 @@ def write_page(run: RunFolder) -> Path:
         headline=_headline(rows),
         figures=run_curves(rows, _PANELS.get(command, ()), run.path.resolve().name),
         scores=_scores(run),
+        to_check=read_to_check(run.path / "quality.csv"),
+        most_cases=MOST_CASES,
         representation=_representation(run, rows),
         environment=environment_facts(facts),
         records=_records(facts),

@@ -12,6 +12,7 @@ from medcl.config.encoder import EncoderConfig
 from medcl.config.strict import Strict
 from medcl.errors import WeightsError
 from medcl.preparation.recipe import Recipe
+from medcl.weights.calibration import DiceCalibration
 
 CARD_VERSION = 1
 
@@ -32,6 +33,9 @@ class WeightsCard(Strict):
     key_map: dict[str, str] = Field(
         {"encoder": "encoder.", "decoder": "decoder.", "head": "head."},
         description="where each part of the network stands among the keys of the file",
+    )
+    calibration: DiceCalibration | None = Field(
+        None, description="what Dice can be expected of a segmentation network's masks, from its validation records"
     )
     data_digest: str = Field("", description="digest of the manifest of the training data")
     records: tuple[str, ...] = Field((), description="ids of the records that were seen")

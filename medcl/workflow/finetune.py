@@ -32,6 +32,7 @@ from medcl.weights.card import WeightsCard
 from medcl.weights.load import build_segmenter, load_into
 from medcl.weights.read import WeightsFile, find_weights
 from medcl.weights.save import save_weights
+from medcl.workflow.calibrate import calibrate
 from medcl.workflow.classification import finetune_classification
 from medcl.workflow.prompt_tuning import finetune_prompts
 from medcl.workflow.pseudo_labels import label_pool
@@ -104,12 +105,16 @@ def finetune_segmentation(config: FinetuneConfig, *, resume: bool = False, progr
             if number < rounds and is_first_process():
                 label_pool(segmenter, config, scans.store, _others(scans, ids), task.patch, following)
         assert segmenter is not None
+        calibration = None
+        if is_first_process() and scans.split.validation:
+            calibration = calibrate(segmenter, scans.store, scans.split.validation, task.patch)
         card = WeightsCard(
             encoder=weights.card.encoder if weights else config.encoder,
             in_channels=len(recipe.channels),
             classes=segmenter.classes,
             task="segmentation",
             stage="finetuned",
+            calibration=calibration,
             data_digest=scans.manifest.digest,
             training=config.model_dump(mode="json"),
             records=ids,

@@ -12,6 +12,7 @@ import yaml
 from medcl.config.predict import PredictConfig
 from medcl.errors import MedclError
 from medcl.inference.inputs import Input
+from medcl.reporting.run_page import write_page
 from medcl.runs import RunFolder
 from medcl.workflow.writers import choose_writer
 
@@ -61,6 +62,7 @@ def predict(config: PredictConfig, progress: Callable[[int, int], None] | None =
             skipped=list(dict.fromkeys(path.name for path in skipped)),
             failed={name: list(reasons) for name, reasons in failed.items()},
         )
+    write_page(run)
     return Predicted(writer.what, run, tuple(written), tuple(skipped), failed)
 
 
@@ -78,5 +80,6 @@ def _continues(run: RunFolder, config: PredictConfig) -> bool:
     if not run.config.is_file():
         return False
     before = yaml.safe_load(run.config.read_text())
-    now = config.model_dump(mode="json")
-    return isinstance(before, dict) and all(before.get(key) == now[key] for key in ("runs", "tta"))
+    now, fields = config.model_dump(mode="json"), PredictConfig.model_fields
+    keys = ("runs", "tta", "skip_empty", "precision")
+    return isinstance(before, dict) and all(before.get(key, fields[key].default) == now[key] for key in keys)

@@ -28,6 +28,7 @@ from medcl.weights.classifier import is_classifier
 from medcl.weights.load import build_regressor, build_restorer
 from medcl.weights.prompts import is_prompts
 from medcl.weights.read import find_weights, read_sheet, weights_file
+from medcl.workflow.quality import QualityTable
 from medcl.workflow.regression import write_numbers
 from medcl.workflow.told_classes import ToldClasses
 
@@ -58,8 +59,8 @@ def choose_writer(config: PredictConfig) -> Writer:
     (task,) = tasks
     if task == "segmentation":
         return Masks(config)
-    if config.tta or config.probabilities:
-        raise ConfigError(f"--tta and --probabilities are for masks; these runs are of task={task}")
+    if config.tta or config.probabilities or config.uncertainty:
+        raise ConfigError(f"--tta, --probabilities and --uncertainty are for masks; these runs are of task={task}")
     if config.formats != ("nifti",) or config.keep_ids:
         raise ConfigError(f"--format and --keep-ids are for masks; these runs are of task={task}")
     if task in ("classification", "prompts"):
@@ -85,7 +86,9 @@ class _OfVolumes:
 
 
 class Masks(_OfVolumes):
-    """A mask of every input in the formats of the configuration, and with ``probabilities`` also ``probabilities/NAME.nii.gz``.
+    """A mask of every input in the formats of the configuration, with the Dice to expect of it in ``quality.csv``.
+
+    With ``probabilities`` also ``probabilities/NAME.nii.gz``, with ``uncertainty`` ``entropy/NAME.nii.gz`` and, of several runs, ``variance/NAME.nii.gz``.
 
     ``nifti``: ``NAME.nii.gz`` (of a 2D image ``NAME.png``); ``seg``: ``NAME.seg.dcm``; ``rtstruct``: ``NAME.rtstruct.dcm``. These two refer
     to the series of the first channel. ``target`` and ``write`` tell the file of the first format.
@@ -100,7 +103,15 @@ class Masks(_OfVolumes):
             raise ConfigError("keep_ids: a NIfTI mask has no patient fields; it is for --format seg and rtstruct")
         if "seg" in config.formats:
             require_highdicom()
-        self.predictor = Predictor(config.runs, tta=config.tta, batch=config.batch, device=config.device)
+        self.predictor = Predictor(
+            config.runs,
+            tta=config.tta,
+            batch=config.batch,
+            skip_empty=config.skip_empty,
+            precision=config.precision,
+            device=config.device,
+        )
+        self.quality = QualityTable(config.out)
 
     def target(self, item: Input) -> Path:
         return self._target(item, self.config.formats[0])
@@ -111,16 +122,21 @@ class Masks(_OfVolumes):
     def write(self, item: Input) -> Path:
         target = self.target(item)
         source = read_source(item.files[0], keep_ids=self.config.keep_ids) if self.of_a_series else None
-        prediction = self.predictor.predict(item.files, probabilities=self.config.probabilities)
+        prediction = self.predictor.predict(
+            item.files, probabilities=self.config.probabilities, uncertainty=self.config.uncertainty
+        )
         if prediction.probabilities is not None:
             scores = target.parent / "probabilities" / f"{item.name}.nii.gz"
             write_scores(scores, prediction.probabilities, prediction.volume)
+        for name, values in prediction.uncertainty.items():
+            write_scores(target.parent / name / f"{item.name}.nii.gz", values[None], prediction.volume)
         if "nifti" in self.config.formats:
             write_mask(self._target(item, "nifti"), prediction.labels, prediction.volume)
         for name in self.of_a_series:
             assert source is not None
             write_object = write_seg if name == "seg" else write_rtstruct
             write_object(self._target(item, name), prediction.labels, source, self.predictor.labels)
+        self.quality.add(item.name, prediction, self.predictor.labels)
         return target
 
     def _target(self, item: Input, name: str) -> Path:
@@ -141,7 +157,7 @@ class Numbers(_OfVolumes):
 
     def __init__(self, config: PredictConfig) -> None:
         self.out = config.out
-        self.batch = config.batch
+        self.batch = config.batch or 4
         self.device = torch_device(config.device)
         self.runs = [find_weights(run) for run in config.runs]
         self.regressors = [build_regressor(weights).to(self.device) for weights in self.runs]
@@ -188,7 +204,7 @@ class FinerVolumes(_OfVolumes):
         if len(config.runs) > 1:
             raise ConfigError("volumes of several super-resolution runs are not averaged; name one run")
         self.out = config.out
-        self.batch = config.batch
+        self.batch = config.batch or 4
         self.device = torch_device(config.device)
         self.weights = find_weights(config.runs[0])
         self.restorer = build_restorer(self.weights).to(self.device)

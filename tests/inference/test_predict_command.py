@@ -1,5 +1,6 @@
 """`medcl predict` as a user calls it."""
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -33,7 +34,8 @@ def test_a_folder_with_a_bad_file(trained: Path, scans: Path, hippocampus: Path,
     (scans / "cut.nii.gz").write_bytes(good[0].read_bytes()[:4000])
     out = tmp_path / "masks"
     done = run.invoke(
-        app, ["predict", str(trained), str(scans), "--out", str(out), "--probabilities", "--device", "cpu"]
+        app,
+        ["predict", str(trained), str(scans), "--out", str(out), "--probabilities", "--uncertainty", "--device", "cpu"],
     )
     assert done.exit_code == 1, done.output
     assert "2 masks written" in done.output
@@ -49,10 +51,26 @@ def test_a_folder_with_a_bad_file(trained: Path, scans: Path, hippocampus: Path,
         probabilities = nibabel.load(out / "probabilities" / path.name)
         assert probabilities.shape == (*scan.shape, 3)
         assert np.array_equal(probabilities.get_fdata().argmax(-1), mask.get_fdata())
+        entropy = nibabel.load(out / "entropy" / path.name)
+        assert entropy.shape == scan.shape
+        told = probabilities.get_fdata()
+        expected = -(told * np.log(np.maximum(told, 1e-12))).sum(-1) / np.log(3)
+        np.testing.assert_allclose(entropy.get_fdata(), expected, atol=1e-4)
     facts = json.loads((out / "run.json").read_text())
     assert facts["status"] == "finished"
     assert sorted(facts["written"]) == [path.name for path in good]
     assert list(facts["failed"]) == ["cut"]
+    with open(out / "quality.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    names = [(path.name.split(".")[0], name) for path in good for name in ("Anterior", "Posterior")]
+    assert [(row["id"], row["name"]) for row in rows] == names
+    assert all(0 < float(row["expected_dice"]) <= 1 and row["calibrated"] == "no" for row in rows)
+    page = (out / "page.html").read_text()
+    lowest = min(rows, key=lambda row: float(row["expected_dice"]))
+    assert "Which masks to check first" in page
+    assert "Not calibrated" in page
+    first = page.split("<tbody>")[1]
+    assert first.index(lowest["id"]) < min(first.index(row["id"]) for row in rows if row["id"] != lowest["id"])
     assert evaluate(out, hippocampus).values("dice").min() > 0.4
 
 

@@ -10,6 +10,8 @@ from the weights. A pair that several rules or pools name is trained once for ea
 
 table.md and results.json hold, of every rule, the mean Dice minus the mean over the pool's random pairs, and its bootstrap interval
 over pools (with few pools, as any bootstrap of so few, too narrow), and how many random pairs it beats. Only pools of which all pairs are scored count.
+Below it, for each start and kind of features, the rank correlation of a pair's Dice with its coverage (the mean distance of the pool to
+the nearer of the two, which k-medoids makes small): negative where pairs that cover their pool do better.
 Stopped or killed, the same command goes on; finished networks and scores are kept.
 """
 
@@ -25,6 +27,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from scipy.stats import spearmanr
 
 from medcl.config.data import DataConfig
 from medcl.config.finetune import FinetuneConfig
@@ -33,10 +36,13 @@ from medcl.config.pipeline import StudyEvaluateConfig, StudyPredictConfig
 from medcl.config.shipped import find_config
 from medcl.config.suggest import SuggestConfig
 from medcl.evaluation.scores import Evaluation, without_nan
+from medcl.evaluation.selection import nearest_of
 from medcl.evaluation.statistics import PairedDifference, paired_difference
 from medcl.files import write_json, write_text
 from medcl.records.layouts import open_data
+from medcl.records.manifest import Manifest
 from medcl.records.parts import parts_of
+from medcl.types import Array
 from medcl.weights.read import sha256, weights_file
 from medcl.workflow.commands import finetune_run, predict_records
 from medcl.workflow.held_out import evaluate_records
@@ -51,12 +57,14 @@ Pair = tuple[str, ...]
 
 @dataclass(frozen=True)
 class PoolChoices:
-    """One pool: its scored records, the pair of every rule by ``features: rule``, and the random pairs."""
+    """One pool: its scored records, the pair of every rule by ``features: rule``, the random pairs, and by kind of features the
+    coverage of each of :attr:`pairs`."""
 
     number: int
     validation: tuple[str, ...]
     rules: Mapping[str, Pair]
     random: tuple[Pair, ...]
+    coverage: Mapping[str, tuple[float, ...]]
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
@@ -79,7 +87,7 @@ class Row:
 def choose_pools(given: argparse.Namespace) -> list[PoolChoices]:
     """What every rule names in every pool; kept in ``pools.json``, for it follows from images and arguments alone."""
     what = open_data(records_file(given.out)).digest, start_digest(given)
-    key = digest(*what, given.pools, given.random, given.validation, given.count)
+    key = digest("coverage", *what, given.pools, given.random, given.validation, given.count)
     kept = given.out / "pools.json"
     if kept.is_file():
         content = json.loads(kept.read_text())
@@ -95,9 +103,11 @@ def _choose(given: argparse.Namespace, number: int) -> PoolChoices:
     base = SuggestConfig(data=data, recipe=read_values(find_config(PIPELINE))["recipe"], count=given.count)
     rules: dict[str, Pair] = {}
     random: list[Pair] = []
+    features = {}
     for name, weights in {"voxels": None, **({"encoder": given.weights} if given.weights else {})}.items():
         config = base.model_copy(update={"weights": weights})
         described = describe_pool(config)
+        features[name] = described[:2]
         for rule in RULES:
             pair = suggest_from(config.model_copy(update={"rule": rule}), *described).ids
             rules[f"{name}: {rule}"] = tuple(sorted(pair))
@@ -105,14 +115,20 @@ def _choose(given: argparse.Namespace, number: int) -> PoolChoices:
             drawn = suggest_from(config.model_copy(update={"rule": "random", "seed": seed}), *described).ids
             random.append(tuple(sorted(drawn)))
     held = parts_of(open_data(data.path), data, labels=False).validation
-    return PoolChoices(number, held, rules, tuple(random))
+    pairs = (*rules.values(), *random)
+    coverage = {name: tuple(_coverage(*found, pair) for pair in pairs) for name, found in features.items()}
+    return PoolChoices(number, held, rules, tuple(random), coverage)
+
+
+def _coverage(manifest: Manifest, features: Array, pair: Pair) -> float:
+    """The mean distance of the pool's records to the nearer of ``pair``."""
+    return float(nearest_of(features, [manifest.ids.index(name) for name in pair])[1].mean())
 
 
 def _pool_from(values: Mapping[str, Any]) -> PoolChoices:
     rules = {name: tuple(pair) for name, pair in values["rules"].items()}
-    return PoolChoices(
-        values["number"], tuple(values["validation"]), rules, tuple(tuple(pair) for pair in values["random"])
-    )
+    random = tuple(tuple(pair) for pair in values["random"])
+    return PoolChoices(values["number"], tuple(values["validation"]), rules, random, values["coverage"])
 
 
 def records_file(out: Path) -> Path:
@@ -236,10 +252,24 @@ class Study:
                 )
         return rows
 
+    def correlations(self) -> list[dict[str, Any]]:
+        """Spearman's rank correlation of Dice with coverage over the pairs of each whole pool, by start and kind of features."""
+        found = []
+        for start in self.starts:
+            for features in self.pools[0].coverage:
+                ranks = []
+                for pool in self.pools:
+                    dice = [self.mean_dice(start, pair, pool) for pair in pool.pairs]
+                    if np.isfinite(dice).all():
+                        ranks.append(float(spearmanr(pool.coverage[features], dice).statistic))
+                if ranks:
+                    found.append({"start": start, "features": features, "pools": ranks, "mean": float(np.mean(ranks))})
+        return found
+
     def write(self) -> None:
         """``table.md`` and ``results.json``."""
-        rows = self.rows()
-        write_text(self.given.out / "table.md", markdown(rows))
+        rows, correlations = self.rows(), self.correlations()
+        write_text(self.given.out / "table.md", markdown(rows) + "\n" + correlations_markdown(correlations))
         arguments = {name: str(value) if isinstance(value, Path) else value for name, value in vars(self.given).items()}
         pools = [
             {
@@ -256,7 +286,12 @@ class Study:
             }
             for pool in self.pools
         ]
-        content = {"arguments": arguments, "rows": [asdict(row) for row in rows], "pools": pools}
+        content = {
+            "arguments": arguments,
+            "rows": [asdict(row) for row in rows],
+            "correlations": correlations,
+            "pools": pools,
+        }
         write_json(self.given.out / "results.json", without_nan(content))
 
 
@@ -275,6 +310,18 @@ def markdown(rows: Iterable[Row]) -> str:
         lines.append(
             f"| {row.start} | {row.rule} | {row.dice:.3f} | {row.random:.3f} | {points} | {p} | {row.beaten:.0%} | {row.pools} |"
         )
+    return "\n".join(lines) + "\n"
+
+
+def correlations_markdown(found: Iterable[Mapping[str, Any]]) -> str:
+    """A row a start and kind of features."""
+    lines = [
+        "| start | features | rank correlation of Dice with coverage, mean | pool by pool |",
+        "| :--- | :--- | ---: | :--- |",
+    ]
+    for row in found:
+        pools = ", ".join(f"{value:+.2f}" for value in row["pools"])
+        lines.append(f"| {row['start']} | {row['features']} | {row['mean']:+.2f} | {pools} |")
     return "\n".join(lines) + "\n"
 
 

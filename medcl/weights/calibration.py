@@ -44,6 +44,12 @@ class DiceCalibration(Strict):
         ]
         return cls(slope=slope, intercept=intercept, error=float(np.concatenate(missed).mean()), records=len(records))
 
+    def __str__(self) -> str:
+        return (
+            f"{self.intercept:+.2f} {self.slope:+.2f} x certainty, off by {self.error:.3f} on average"
+            f" ({self.records} validation records, each left out in turn)"
+        )
+
     def dice(self, expected: float) -> float:
         """The Dice to be expected, 0 to 1."""
         return float(np.clip(self.intercept + self.slope * expected, 0, 1))

@@ -116,6 +116,7 @@ def _weights(file: Path, *, training: bool = True) -> list[Section]:
         ("network", _flow(card.encoder.model_dump(mode="json"))),
         ("input channels", str(card.in_channels)),
         ("classes", str(card.classes) if card.classes else "no segmentation head"),
+        *([("expected Dice", str(card.calibration))] if card.calibration else []),
         ("training data", card.data_digest or "not stated"),
         ("records seen", f"{len(card.records)}: {_some(card.records)}" if card.records else "not stated"),
         ("licence", card.licence or "not stated"),

@@ -18,6 +18,7 @@ def test_a_line_is_found_and_its_error_is_that_on_records_left_out() -> None:
     assert found.dice(0.9) == pytest.approx(0.74, abs=0.01)
     assert found.error == pytest.approx(0.02 * np.sqrt(2 / np.pi), abs=0.002)
     assert (found.dice(0.2), found.dice(1.5)) == (0, 1)
+    assert "off by 0.016 on average (200 validation records" in str(found)
 
 
 def test_what_has_no_truth_or_no_mask_does_not_count() -> None:

@@ -112,7 +112,9 @@ def test_predicted_numbers_are_those_of_the_run_in_their_own_unit(
     others = {"ids": None, "inputs": [small_cohort / "imagesTr" / "case_00.nii.gz"]}
     predict(validate(PredictConfig, {**config, **others}))
     assert len(list(csv.DictReader((tmp_path / "out" / "predictions.csv").open()))) == len({*scored, "case_00"})
-    with pytest.raises(ConfigError, match="--tta and --probabilities are for masks; these runs are of task=regression"):
+    with pytest.raises(
+        ConfigError, match="--tta, --probabilities and --uncertainty are for masks; these runs are of task=regression"
+    ):
         predict(validate(PredictConfig, {**config, "tta": True}))
 
 

@@ -13,7 +13,7 @@ install: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[demo,dev,dicom,multimodal,text,view]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[demo,dev,dicom,export,multimodal,text,view]"
 	touch $@
 
 demo: install

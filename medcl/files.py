@@ -13,6 +13,8 @@ from typing import Any
 
 from medcl.errors import DataError
 
+_PART = ".part-"
+
 
 @contextmanager
 def atomic_path(target: Path | str) -> Iterator[Path]:
@@ -24,7 +26,7 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
     target = Path(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".part-", suffix="".join(target.suffixes[-2:]), dir=target.parent)
+        handle, name = tempfile.mkstemp(prefix=_PART, suffix="".join(target.suffixes[-2:]), dir=target.parent)
     except OSError as error:
         raise DataError(f"{target}: cannot write here ({error.strerror}); choose another output folder") from error
     os.close(handle)
@@ -48,13 +50,15 @@ def atomic_folder(target: Path | str) -> Iterator[Path]:
     target = Path(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=".part-", dir=target.parent))
+        part = Path(tempfile.mkdtemp(prefix=_PART, dir=target.parent))
     except OSError as error:
         raise DataError(f"{target}: cannot write here ({error.strerror}); choose another output folder") from error
     try:
         yield part
         shutil.rmtree(target, ignore_errors=True)
         os.replace(part, target)
+    except OSError as error:
+        raise DataError(f"{target}: could not be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -63,6 +67,23 @@ def write_text(target: Path | str, text: str) -> None:
     """Write ``text`` (UTF-8) to ``target`` atomically."""
     with atomic_path(target) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text from outside. Raises ValueError where it is none, and where it nests too deeply to be one of ours."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def remove_leftovers(folder: Path | str) -> None:
+    """Remove what writers that were killed left in ``folder``. Only for who knows that nobody writes there now."""
+    for part in Path(folder).glob(f"{_PART}*"):
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
 
 
 def write_json(target: Path | str, value: Any, default: Callable[[Any], Any] = str) -> None:

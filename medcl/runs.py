@@ -7,7 +7,6 @@ times, peak memory, outcome), ``metrics.jsonl``, ``checkpoints/``, ``weights/``,
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import platform
 import resource
@@ -24,9 +23,11 @@ from typing import IO, Any
 import yaml
 from pydantic import BaseModel
 
+from medcl.config.plain_yaml import load_plain, read_yaml_text
 from medcl.errors import ConfigError, DataError
-from medcl.files import write_json, write_text
+from medcl.files import parse_json, remove_leftovers, write_json, write_text
 
+_MOST_CONFIG = 64 << 20
 _REPORTED_PACKAGES = ("medcl", "torch", "monai", "lightning", "nibabel", "numpy", "SimpleITK")
 
 
@@ -49,12 +50,18 @@ class RunFolder:
         if not self.facts.is_file():
             raise DataError(f"{self.path}: not a run folder (no run.json in it); name the folder given as out=")
         try:
-            facts: dict[str, Any] = json.loads(self.facts.read_text())
-        except ValueError as error:
+            facts = parse_json(self.facts.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
             raise DataError(
                 f"{self.facts}: not readable as JSON ({error}); restore it, or remove the folder"
             ) from error
+        if not isinstance(facts, dict):
+            raise DataError(f"{self.facts}: does not hold the facts of a run; restore it, or remove the folder")
         return facts
+
+    def read_config(self) -> Any:
+        """The values of ``config.yaml``. Raises ConfigError where it cannot be read."""
+        return load_plain(read_yaml_text(self.config, _MOST_CONFIG), self.config)
 
     def is_finished(self) -> bool:
         """Whether a run in this folder ended well."""
@@ -64,12 +71,19 @@ class RunFolder:
         """Every logged row, oldest first; a last line cut off by a crash is left out."""
         if not self.metrics.is_file():
             return []
+        try:
+            lines = self.metrics.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError as error:
+            raise DataError(f"{self.metrics}: cannot be read ({error.strerror})") from error
         rows = []
-        for line in self.metrics.read_text().splitlines():
+        for line in lines:
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
+                row = parse_json(line)
+            except ValueError:
                 break
+            if not isinstance(row, dict):
+                break
+            rows.append(row)
         return rows
 
     def record(self, **facts: Any) -> None:
@@ -103,7 +117,7 @@ class RunFolder:
             return
         text = dump_config(config)
         if not resume and self.config.is_file():
-            if self.config.read_text() != text and self.is_finished():
+            if self._config_text() != text and self.is_finished():
                 raise ConfigError(
                     f"{self.path}: holds a finished run with another configuration; choose another out= or remove it"
                 )
@@ -111,8 +125,8 @@ class RunFolder:
                 raise ConfigError(
                     f"{self.path}: holds a training already; go on with --resume, choose another out= or remove it"
                 )
-        self.path.mkdir(parents=True, exist_ok=True)
         with self._locked():
+            remove_leftovers(self.path)
             write_text(self.config, text)
             previous = self.read_facts() if resume and self.facts.is_file() else {}
             self._begun, self._cpu_begun = time.monotonic(), time.process_time()
@@ -139,9 +153,24 @@ class RunFolder:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        with open(self.path / ".lock", "w") as handle:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = open(self.path / ".lock", "w")  # noqa: SIM115  (closed below; the lock lives as long)
+        except OSError as error:
+            raise DataError(
+                f"{self.path}: cannot write here ({error.strerror}); choose another output folder"
+            ) from error
+        with handle:
             _lock(handle, self.path)
             yield
+
+    def _config_text(self) -> str:
+        try:
+            return self.config.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise DataError(
+                f"{self.config}: cannot be read ({error.strerror}); choose another output folder"
+            ) from error
 
 
 def is_first_process() -> bool:

@@ -9,7 +9,9 @@ import typer
 
 
 def command(
-    what: Annotated[Path, typer.Argument(help="Run folder, weights (folder or file), store, or data set.")],
+    what: Annotated[
+        Path, typer.Argument(help="Run folder, weights (folder or file), export, nnU-Net results, store, or data set.")
+    ],
 ) -> None:
     """What a run, a weights file or a data set is, and how it was made.
 

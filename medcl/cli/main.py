@@ -7,6 +7,7 @@ answers without torch.
 from __future__ import annotations
 
 import importlib
+import keyword
 import logging
 import sys
 from typing import Annotated, Any
@@ -38,11 +39,13 @@ COMMANDS = {
     "evaluate": "Score masks against the truth.",
     "compare": "Paired differences between two evaluations.",
     "run": "Run a pipeline of all of these, resumable, ending in one page.",
+    "import": "Take over a network of nnU-Net, with its preparation.",
+    "export": "Write a trained network as ONNX, MONAI bundle, torch.export, for nnU-Net or the Hub.",
     "objectives": "Which objectives there are, and when to choose which.",
     "describe": "What a run, a weights file or a data set is, and how it was made.",
     "demo": "The whole path in minutes, offline, on a simulated cohort.",
 }
-"""Every command with its line in ``medcl --help``; its code is ``medcl/cli/<name>.py``, with ``_`` for ``-``."""
+"""Every command with its line in ``medcl --help``; its code is ``medcl/cli/<name>.py``, with ``_`` for ``-`` and after a word of Python."""
 
 
 class _LazyCommands(TyperGroup):
@@ -54,7 +57,8 @@ class _LazyCommands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"medcl.cli.{cmd_name.replace('-', '_')}")
+        file = cmd_name.replace("-", "_") + "_" * keyword.iskeyword(cmd_name)
+        module = importlib.import_module(f"medcl.cli.{file}")
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
         single.command(cmd_name, help=module.command.__doc__)(module.command)
         return typer.main.get_command(single)

@@ -45,11 +45,48 @@ class SwinUNETRConfig(Strict):
         return self
 
 
+class NnunetConfig(Strict):
+    """A U-Net as the plans of nnU-Net lay it out: what `medcl import` makes of its checkpoints. Numbers of a stage, fine to coarse; axes x, y, z."""
+
+    name: Literal["nnunet"] = "nnunet"
+    kind: Literal["residual", "plain"] = Field(
+        description="of nnU-Net's encoder: residual blocks, or convolutions alone"
+    )
+    features: tuple[PositiveInt, ...] = Field(min_length=2, description="channels")
+    blocks: tuple[PositiveInt, ...] = Field(description="residual blocks, or convolutions")
+    kernels: tuple[tuple[PositiveInt, ...], ...] = Field(description="sides of the convolutions, odd")
+    strides: tuple[tuple[PositiveInt, ...], ...] = Field(description="relative to the stage before; the first is 1")
+    decoder_convs: tuple[PositiveInt, ...] = Field(description="convolutions of each decoder block, coarse to fine")
+    dims: Literal[2, 3] = 3
+
+    @model_validator(mode="after")
+    def _consistent(self) -> NnunetConfig:
+        stages = len(self.features)
+        for name, wanted in (
+            ("blocks", stages),
+            ("kernels", stages),
+            ("strides", stages),
+            ("decoder_convs", stages - 1),
+        ):
+            if len(getattr(self, name)) != wanted:
+                raise ValueError(f"{name} has {len(getattr(self, name))} entries; {stages} features ask for {wanted}")
+        for name in ("kernels", "strides"):
+            if any(len(one) != self.dims for one in getattr(self, name)):
+                raise ValueError(f"{name}: a network of {self.dims} dimensions needs {self.dims} numbers a stage")
+        if max(self.strides[0]) > 1:
+            raise ValueError("strides: the first stage works at the image's resolution; its strides are 1")
+        if any(side % 2 == 0 for kernel in self.kernels for side in kernel):
+            raise ValueError("kernels: even sides would move the image by half a voxel; give odd ones")
+        return self
+
+
 def _named(value: Any) -> Any:
     """``encoder.size=tiny`` alone is about the usual network."""
     return {"name": "residual_unet", **value} if isinstance(value, dict) else value
 
 
 EncoderConfig = Annotated[
-    ResidualEncoderConfig | SegResNetConfig | SwinUNETRConfig, Field(discriminator="name"), BeforeValidator(_named)
+    ResidualEncoderConfig | SegResNetConfig | SwinUNETRConfig | NnunetConfig,
+    Field(discriminator="name"),
+    BeforeValidator(_named),
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,26 +12,14 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from medcl.config.plain_yaml import FAILURES, PlainLoader, not_yaml, read_yaml_text, refuse_aliases
 from medcl.config.strict import Strict
 from medcl.errors import ConfigError
 
 Model = TypeVar("Model", bound=Strict)
 Location = tuple[int | str, ...]
 
-_MAX_BYTES = 1 << 20
 _MAX_DEPTH = 40
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which only true and false are booleans: ``on``, ``no`` and their like stay words, as in YAML 1.2."""
-
-
-_BOOLEAN = "tag:yaml.org,2002:bool"
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOLEAN]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(_BOOLEAN, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 
 
 class _Source:
@@ -46,27 +33,15 @@ class _Source:
             self._read(path)
 
     def _read(self, path: Path) -> None:
+        text = read_yaml_text(path)
+        refuse_aliases(text, path)
         try:
-            if path.stat().st_size > _MAX_BYTES:
-                raise ConfigError(f"{path}: larger than 1 MiB; this is not a medcl configuration")
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read ({error})") from error
-        try:
-            for event in yaml.parse(text, Loader=_Loader):
-                if isinstance(event, yaml.AliasEvent) and event.start_mark:
-                    line = event.start_mark.line + 1
-                    raise ConfigError(f"{path}:{line}: YAML aliases are not allowed; write the value out")
-            node = yaml.compose(text, Loader=_Loader)
+            node = yaml.compose(text, Loader=PlainLoader)
             if node is not None:
                 self._note_lines(node, ())
-            self.values = yaml.load(text, Loader=_Loader) if node is not None else {}
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f"{path}:{mark.line + 1}" if mark else str(path)
-            raise ConfigError(f"{where}: not valid YAML ({getattr(error, 'problem', None) or error})") from error
-        except RecursionError as error:
-            raise ConfigError(f"{path}: nested too deeply") from error
+            self.values = yaml.load(text, Loader=PlainLoader) if node is not None else {}
+        except FAILURES as error:
+            raise not_yaml(path, error) from error
         if not isinstance(self.values, dict):
             raise ConfigError(f"{path}: expected keys and values at the top level")
 
@@ -77,6 +52,10 @@ class _Source:
         if isinstance(node, yaml.MappingNode):
             seen: set[Any] = set()
             for key, value in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    raise ConfigError(
+                        f"{self.path}:{key.start_mark.line + 1}: a list or mapping cannot be a key; write a word"
+                    )
                 if key.value in seen:
                     raise ConfigError(f"{self.path}:{key.start_mark.line + 1}: key '{key.value}' stands twice")
                 seen.add(key.value)
@@ -113,7 +92,7 @@ def load_one_of(
     values = migrated(source.values, source.path)
     overridden = apply_overrides(values, overrides)
     chosen = values.get(key, next(iter(models)))
-    if chosen not in models:
+    if not isinstance(chosen, str) or chosen not in models:
         where = "" if (key,) in overridden else source.where((key,))
         raise ConfigError(f"{where}{key}: {chosen!r} is none of {', '.join(models)}")
     return validate(models[chosen], values, source, overridden)
@@ -156,8 +135,8 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> list[Lo
             problems.append(f"'{override}' is not an override; write key=value, such as data.path=scans/")
             continue
         try:
-            value = yaml.load(text, Loader=_Loader) if text else None
-        except yaml.YAMLError:
+            value = yaml.load(text, Loader=PlainLoader) if text else None
+        except FAILURES:
             value = text
         location: Location = tuple(int(part) if part.isdigit() else part for part in key.split("."))
         try:

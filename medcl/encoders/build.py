@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from medcl.config.encoder import EncoderConfig, ResidualEncoderConfig, SegResNetConfig, SwinUNETRConfig
+from medcl.config.encoder import EncoderConfig, NnunetConfig, ResidualEncoderConfig, SegResNetConfig, SwinUNETRConfig
+from medcl.encoders.plain_unet import PlainUNet
 from medcl.encoders.residual_unet import Layout, ResidualUNet
 from medcl.encoders.segresnet import SegResNetEncoder
 from medcl.encoders.swin_unetr import SwinUNETREncoder
@@ -25,7 +26,7 @@ def build_encoder(config: EncoderConfig, in_channels: int, patch: tuple[int, ...
 
     The residual U-Net is fitted to the patch by nnU-Net's rule: no axis is halved below four cells, and stages that
     could halve no axis are left out. Weights therefore belong to a patch; it stands in their recipe. The
-    global random state gives the weights. Raises ConfigError where the patch is too small for the network.
+    global random state gives the weights. A network of nnU-Net's plans is what they say, whatever the patch. Raises ConfigError where the patch is too small for the network.
     """
     if len(patch) < config.dims:
         raise ConfigError(f"encoder.dims: {config.dims}, but the patch {list(patch)} has {len(patch)} axes")
@@ -46,6 +47,11 @@ def build_encoder(config: EncoderConfig, in_channels: int, patch: tuple[int, ...
                     f"give a patch above {SwinUNETREncoder.coarsest} along an axis"
                 )
             return SwinUNETREncoder(in_channels, config.features, config.dims)
+        case NnunetConfig():
+            layout = Layout(
+                config.features, config.blocks, config.strides, config.decoder_convs, kernels=config.kernels
+            )
+            return (PlainUNet if config.kind == "plain" else ResidualUNet)(in_channels, layout)
 
 
 def residual_layout(size: str, patch: tuple[int, ...]) -> Layout:

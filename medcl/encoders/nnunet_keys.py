@@ -1,4 +1,4 @@
-"""The names of parameters in nnU-Net's ``ResidualEncoderUNet`` and in medcl's, both ways.
+"""The names of parameters in nnU-Net's ``ResidualEncoderUNet`` and ``PlainConvUNet`` and in medcl's, both ways.
 
 =============================================  ====================================
 nnU-Net (dynamic-network-architectures)        medcl weights file
@@ -6,6 +6,7 @@ nnU-Net (dynamic-network-architectures)        medcl weights file
 ``encoder.stem.convs.0.{conv,norm}``           ``encoder.stem.{conv,norm}``
 ``encoder.stages.S.blocks.B.conv1.{..}``       ``encoder.stages.S.B.conv1.{..}``
 ``encoder.stages.S.blocks.B.skip.I.{..}``      ``encoder.stages.S.B.project.{..}``
+``encoder.stages.S.0.convs.I.{conv,norm}``     ``encoder.stages.S.I.{conv,norm}`` (plain)
 ``decoder.transpconvs.K``                      ``decoder.blocks.K.up``
 ``decoder.stages.K.convs.I.{conv,norm}``       ``decoder.blocks.K.convs.I.{..}``
 ``decoder.seg_layers.K``, the last K           ``head``
@@ -25,6 +26,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from medcl.encoders.plain_unet import PlainUNet
 from medcl.encoders.residual_unet import ResidualUNet
 from medcl.errors import WeightsError
 
@@ -34,11 +36,12 @@ _BLOCK = re.compile(r"^encoder\.stages\.(\d+)\.(\d+)\.(conv1|conv2|project)\.(.+
 
 def from_nnunet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """nnU-Net's state dict under medcl's names; the names that nnU-Net gives twice come once."""
+    state = {name.removeprefix("module.").replace("_orig_mod.", ""): tensor for name, tensor in state.items()}
     heads = [int(found[1]) for name in state if (found := re.match(r"decoder\.seg_layers\.(\d+)\.", name))]
     last = max(heads, default=0)
     rules = (
         (r"^encoder\.stem\.convs\.0\.", "encoder.stem."),
-        (r"^(encoder\.stages\.\d+)\.blocks\.", r"\1."),
+        (r"^(encoder\.stages\.\d+)\.(blocks|0\.convs)\.", r"\1."),
         (r"\.skip\.\d+\.", ".project."),
         (r"^decoder\.transpconvs\.(\d+)\.", r"decoder.blocks.\1.up."),
         (r"^decoder\.stages\.(\d+)\.convs\.", r"decoder.blocks.\1.convs."),
@@ -46,17 +49,16 @@ def from_nnunet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         (r"^decoder\.seg_layers\.", "auxiliary."),
     )
     renamed = {}
-    for name, tensor in state.items():
-        if _ALIASES.search(name):
+    for new, tensor in state.items():
+        if _ALIASES.search(new):
             continue
-        new = name.removeprefix("module.").replace("_orig_mod.", "")
         for pattern, replacement in rules:
             new = re.sub(pattern, replacement, new)
         renamed[new] = tensor
     return renamed
 
 
-def to_nnunet(state: Mapping[str, Tensor], network: ResidualUNet) -> dict[str, Tensor]:
+def to_nnunet(state: Mapping[str, Tensor], network: ResidualUNet | PlainUNet) -> dict[str, Tensor]:
     """A medcl weights file's tensors under nnU-Net's names, with every name nnU-Net's strict loading expects.
 
     ``network`` tells which blocks stride. Raises WeightsError for a network whose stem strides: nnU-Net has none.
@@ -88,6 +90,7 @@ def _to_nnunet(name: str, strided: set[int], blocks: int) -> str:
         return f"encoder.stages.{stage}.blocks.{block}.{layer}.{rest}"
     rules = (
         (r"^encoder\.stem\.", "encoder.stem.convs.0."),
+        (r"^(encoder\.stages\.\d+)\.(\d+)\.(conv|norm)\.", r"\1.0.convs.\2.\3."),
         (r"^decoder\.blocks\.(\d+)\.up\.", r"decoder.transpconvs.\1."),
         (r"^decoder\.blocks\.(\d+)\.convs\.", r"decoder.stages.\1.convs."),
         (r"^head\.", f"decoder.seg_layers.{blocks - 1}."),

@@ -22,6 +22,7 @@ _NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 _POOL = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 
 Stride = tuple[int, ...]
+Side = tuple[int, ...] | int
 
 
 @dataclass(frozen=True)
@@ -32,22 +33,40 @@ class Layout:
         features: channels of each stage, fine to coarse.
         blocks: residual blocks of each stage.
         strides: stride at which each stage begins, relative to the stage before.
-        decoder_convs: convolutions of each decoder block.
+        decoder_convs: convolutions of each decoder block; a tuple gives each block, coarse to fine, its own.
         stem_stride: stride of the stem. Above 1 the stages never see full resolution; a last decoder block then returns
             there by an up-convolution, beside the image itself, and the image counts as the finest features.
         full_channels: channels of that last block.
+        kernels: sides of each stage's convolutions, and of those of the decoder block at its resolution; none: 3 everywhere.
     """
 
     features: tuple[int, ...]
     blocks: tuple[int, ...]
     strides: tuple[Stride, ...]
-    decoder_convs: int = 1
+    decoder_convs: int | tuple[int, ...] = 1
     stem_stride: int = 1
     full_channels: int = 8
+    kernels: tuple[tuple[int, ...], ...] = ()
 
     @property
     def dims(self) -> int:
         return len(self.strides[0])
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """:attr:`kernels`, spelt out."""
+        return self.kernels or (3,) * len(self.features)
+
+    def up_blocks(self) -> list[UpBlock]:
+        """The decoder blocks from the coarsest stage to the finest."""
+        skips = self.features[-2::-1]
+        convs = (self.decoder_convs,) * len(skips) if isinstance(self.decoder_convs, int) else self.decoder_convs
+        return [
+            UpBlock(self.dims, below, skip, stride, count, kernel)
+            for below, skip, stride, count, kernel in zip(
+                self.features[:0:-1], skips, self.strides[:0:-1], convs, self.sides[-2::-1], strict=True
+            )
+        ]
 
 
 class ConvNorm(nn.Module):
@@ -58,14 +77,15 @@ class ConvNorm(nn.Module):
         dims: int,
         inputs: int,
         outputs: int,
-        kernel: int = 3,
+        kernel: Side = 3,
         stride: Stride | int = 1,
         *,
         bias: bool = True,
         active: bool = True,
     ) -> None:
         super().__init__()
-        self.conv = _CONV[dims](inputs, outputs, kernel, stride, padding=kernel // 2, bias=bias)
+        padding = kernel // 2 if isinstance(kernel, int) else tuple(side // 2 for side in kernel)
+        self.conv = _CONV[dims](inputs, outputs, kernel, stride, padding=padding, bias=bias)
         self.norm = _NORM[dims](outputs, eps=1e-5, affine=True)
         self.active = active
 
@@ -77,10 +97,10 @@ class ConvNorm(nn.Module):
 class ResidualBlock(nn.Module):
     """Two convolutions and a skip; where the block strides, the skip averages and then projects (BasicBlockD)."""
 
-    def __init__(self, dims: int, inputs: int, outputs: int, stride: Stride) -> None:
+    def __init__(self, dims: int, inputs: int, outputs: int, stride: Stride, kernel: Side = 3) -> None:
         super().__init__()
-        self.conv1 = ConvNorm(dims, inputs, outputs, stride=stride)
-        self.conv2 = ConvNorm(dims, outputs, outputs, active=False)
+        self.conv1 = ConvNorm(dims, inputs, outputs, kernel, stride)
+        self.conv2 = ConvNorm(dims, outputs, outputs, kernel, active=False)
         # ceil_mode gives odd sizes the same number of cells as the strided convolution beside it.
         self.pool = _POOL[dims](stride, stride, ceil_mode=True) if max(stride) > 1 else nn.Identity()
         self.project = (
@@ -98,15 +118,17 @@ class ResidualEncoder(StagedDown):
     def __init__(self, in_channels: int, layout: Layout) -> None:
         super().__init__()
         dims, first = layout.dims, layout.features[0]
-        self.stem = ConvNorm(dims, in_channels, first, stride=layout.stem_stride)
+        self.stem = ConvNorm(dims, in_channels, first, layout.sides[0], layout.stem_stride)
         self.returns_image = layout.stem_stride > 1
         widths = (first, *layout.features)
         self.stages = nn.ModuleList(
             nn.Sequential(
-                ResidualBlock(dims, inputs, outputs, stride),
-                *(ResidualBlock(dims, outputs, outputs, (1,) * dims) for _ in range(count - 1)),
+                ResidualBlock(dims, inputs, outputs, stride, kernel),
+                *(ResidualBlock(dims, outputs, outputs, (1,) * dims, kernel) for _ in range(count - 1)),
             )
-            for (inputs, outputs), count, stride in zip(pairwise(widths), layout.blocks, layout.strides, strict=True)
+            for (inputs, outputs), count, stride, kernel in zip(
+                pairwise(widths), layout.blocks, layout.strides, layout.sides, strict=True
+            )
         )
 
     def layers(self) -> list[list[nn.Module]]:
@@ -124,10 +146,12 @@ class ResidualEncoder(StagedDown):
 class UpBlock(nn.Module):
     """Transposed convolution to the skip's resolution, concatenation with the skip, convolutions."""
 
-    def __init__(self, dims: int, below: int, skip: int, stride: Stride, convs: int) -> None:
+    def __init__(self, dims: int, below: int, skip: int, stride: Stride, convs: int, kernel: Side = 3) -> None:
         super().__init__()
         self.up = _CONV_TRANSPOSE[dims](below, skip, stride, stride)
-        self.convs = nn.Sequential(*(ConvNorm(dims, 2 * skip if index == 0 else skip, skip) for index in range(convs)))
+        self.convs = nn.Sequential(
+            *(ConvNorm(dims, 2 * skip if index == 0 else skip, skip, kernel) for index in range(convs))
+        )
 
     def forward(self, below: Tensor, skip: Tensor) -> Tensor:
         x: Tensor = self.convs(torch.cat((crop_to(self.up(below), skip), skip), 1))
@@ -155,12 +179,9 @@ class ResidualUNet(Encoder):
 
     def __init__(self, in_channels: int, layout: Layout) -> None:
         dims, first = layout.dims, layout.features[0]
-        finer, coarser = layout.features[-2::-1], layout.features[:0:-1]
+        finer = layout.features[-2::-1]
         steps = [tuple(layout.stem_stride * step for step in layout.strides[0]), *layout.strides[1:]]
-        blocks: list[nn.Module] = [
-            UpBlock(dims, below, skip, stride, layout.decoder_convs)
-            for below, skip, stride in zip(coarser, finer, layout.strides[:0:-1], strict=True)
-        ]
+        blocks: list[nn.Module] = [*layout.up_blocks()]
         channels, decoder_channels = layout.features, finer
         if layout.stem_stride > 1:
             blocks.append(ImageBlock(dims, first, in_channels, layout.full_channels, steps[0]))
@@ -171,20 +192,21 @@ class ResidualUNet(Encoder):
             blocks,
             in_channels=in_channels,
             channels=channels,
-            strides=_cumulative(steps),
+            strides=cumulative(steps),
             decoder_channels=decoder_channels,
         )
         self.layout = layout
-        self.apply(_initialise)
+        self.apply(initialise)
         # oneDNN and cuDNN convolve fastest where the channels of a voxel lie together (a third faster, two CPU cores).
         self.to(memory_format=torch.channels_last_3d if dims == 3 else torch.channels_last)
 
 
-def _cumulative(strides: Sequence[Stride]) -> list[Stride]:
+def cumulative(strides: Sequence[Stride]) -> list[Stride]:
+    """The stride of every level relative to the image, of ``strides`` relative to the level before."""
     return [tuple(math.prod(axis) for axis in zip(*strides[: level + 1], strict=True)) for level in range(len(strides))]
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
     """He initialisation; a residual block starts as its skip (nnU-Net's ``ResidualEncoderUNet.initialize``)."""
     if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
         nn.init.kaiming_normal_(module.weight, a=0.01)

@@ -55,6 +55,11 @@ def find_inputs(paths: Iterable[Path | str], ids: Iterable[str] | None = None) -
     if not found:
         raise DataError(f"{', '.join(map(str, paths))}: no volumes to segment")
     _refuse_shared_names(found)
+    if odd := [item for item in found if not item.name.isprintable()]:
+        raise DataError(
+            f"{item.files[0]}: its name is not readable text, and the mask would be named like it; rename it"
+            for item in odd
+        )
     if wanted is not None:
         found = _chosen(found, wanted)
     return found

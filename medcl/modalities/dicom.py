@@ -8,7 +8,6 @@ as one would bend the anatomy.
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,10 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import SimpleITK as sitk
-from pydicom.errors import InvalidDicomError
 
 from medcl.errors import DataError
-from medcl.modalities.header import VolumeHeader, axis_codes
-from medcl.records.dicom_tree import is_dicom
+from medcl.modalities.header import VolumeHeader, axis_codes, refuse_singular
+from medcl.records.dicom_tree import is_dicom, read_dicom_tags, whole_number
 from medcl.types import Affine, Array
 
 SUFFIXES = (".dcm", ".ima")
@@ -55,10 +53,20 @@ class _Slice:
     tags: pydicom.Dataset
 
     def vector(self, name: str, size: int) -> Array:
-        values = self.tags.get(name)
-        if values is None or len(values) != size:
+        try:
+            found = np.array([float(value) for value in self.tags.get(name)])
+        except (TypeError, ValueError, OverflowError):
+            found = np.array([])
+        if found.shape != (size,) or not np.isfinite(found).all():
             raise DataError(f"{self.path}: has no {name}; such a DICOM file cannot be placed in a volume")
-        return np.array([float(value) for value in values])
+        return found
+
+    def number(self, name: str, default: int) -> int:
+        return whole_number(self.path, self.tags, name, default)
+
+    @property
+    def modality(self) -> str:
+        return str(self.tags.get("Modality", ""))
 
 
 def find_series(folder: Path | str) -> list[Series]:
@@ -70,9 +78,9 @@ def find_series(folder: Path | str) -> list[Series]:
     for item in _slices(sorted(Path(folder).rglob("*")), skip_broken=True):
         groups.setdefault(str(item.tags.get("SeriesInstanceUID", item.path.parent)), []).append(item)
     found = [
-        Series(uid, str(group[0].tags.get("Modality", "")), tuple(item.path for item in _in_order(group)))
+        Series(uid, group[0].modality, tuple(item.path for item in _in_order(group)))
         for uid, group in groups.items()
-        if group[0].tags.get("Modality") not in _NO_IMAGES and "Rows" in group[0].tags
+        if group[0].modality not in _NO_IMAGES and "Rows" in group[0].tags
     ]
     return sorted(found, key=lambda series: str(series.files[0]))
 
@@ -104,22 +112,7 @@ def read_series(path: Path | str) -> tuple[Array, VolumeHeader]:
 
 def read_tags(path: Path, names: Sequence[str]) -> pydicom.Dataset:
     """The tags ``names`` of a DICOM file, those that it has, without its pixels. DataError where it is not readable."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom warns of odd values in tags; those that matter are checked here
-            tags = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(names))
-            list(tags)  # values are converted, and warned of, when first looked at
-    except (
-        InvalidDicomError,
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        NotImplementedError,
-    ) as error:
-        raise DataError(f"{path}: not a readable DICOM file ({str(error).splitlines()[0]})") from error
-    return tags
+    return read_dicom_tags(path, names)
 
 
 def read_plane(path: Path, shape: tuple[int, ...]) -> Array:
@@ -150,7 +143,7 @@ def _series_of(path: Path) -> list[_Slice]:
     named = _slices([path])
     if not named:
         raise DataError(f"{path}: not a DICOM file")
-    modality = named[0].tags.get("Modality", "")
+    modality = named[0].modality
     if modality in _NO_IMAGES or "Rows" not in named[0].tags:
         raise DataError(
             f"{path}: a DICOM {modality or 'object'} without an image of its own; name a file of the image series"
@@ -194,29 +187,31 @@ def _normal(item: _Slice) -> Array:
 def _geometry(path: Path, slices: list[_Slice]) -> tuple[VolumeHeader, list[_Slice]]:
     """The grid of a series and its slices in order; DataError names what is irregular and by how much."""
     first = slices[0]
-    if int(first.tags.get("NumberOfFrames") or 1) > 1:
+    if first.number("NumberOfFrames", 1) > 1:
         raise DataError(
             f"{path}: enhanced multi-frame DICOM is not read yet; convert it to NIfTI, for instance with dcm2niix"
         )
-    if int(first.tags.get("SamplesPerPixel") or 1) > 1:
+    if first.number("SamplesPerPixel", 1) > 1:
         raise DataError(f"{path}: a colour image, not one number a voxel")
     if len(slices) < 2:
         raise DataError(f"{path}: its series has one slice here, a 2D image; medcl works on 3D volumes")
     _refuse_mixed(path, slices)
     slices = _in_order(slices)
     affine = _affine(path, slices)
-    shape = (int(first.tags.Columns), int(first.tags.Rows), len(slices))
-    sign = "i" if first.tags.get("PixelRepresentation") else "u"
-    dtype = np.dtype(f"{sign}{int(first.tags.get('BitsAllocated', 16)) // 8}")
-    modality = str(first.tags.get("Modality", "")) or None
-    return VolumeHeader(path, shape, affine, axis_codes(affine), dtype, "dicom", modality), slices
+    refuse_singular(path, affine, "its ImageOrientationPatient, ImagePositionPatient or PixelSpacing is damaged")
+    shape = (first.number("Columns", 0), first.number("Rows", 0), len(slices))
+    bits = first.number("BitsAllocated", 16)
+    if bits not in (8, 16, 32, 64):
+        raise DataError(f"{path}: {bits} bits a pixel (BitsAllocated); medcl reads 8, 16, 32 or 64")
+    dtype = np.dtype(f"{'i' if first.tags.get('PixelRepresentation') else 'u'}{bits // 8}")
+    return VolumeHeader(path, shape, affine, axis_codes(affine), dtype, "dicom", first.modality or None), slices
 
 
 def _refuse_mixed(path: Path, slices: list[_Slice]) -> None:
     """All slices must share size, pixel spacing and orientation with the first."""
     first = slices[0]
     for item in slices[1:]:
-        sizes = [(int(one.tags.get("Columns", 0)), int(one.tags.get("Rows", 0))) for one in (first, item)]
+        sizes = [(one.number("Columns", 0), one.number("Rows", 0)) for one in (first, item)]
         if sizes[0] != sizes[1]:
             raise DataError(
                 f"{path}: its slices differ in size ({sizes[0]} and {sizes[1]} in {item.path.name}); one series mixes images"

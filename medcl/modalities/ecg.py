@@ -6,6 +6,7 @@ name the record ``E07500.mat``, which the ``wfdb`` package refuses. Such a heade
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import tempfile
@@ -24,9 +25,24 @@ LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V
 
 _SUFFIXES = (".hea", ".dat", ".mat")
 _MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "v": 1e3, "nv": 1e-6}
+_MOST_SIGNALS = 1000
+_MOST_PACKED = 64
+"""Samples that a byte of a signal file can stand for, with room to spare."""
+_BEGINNING = re.compile(r"\d{1,18}")
+_PER_FRAME = re.compile(r"\S+\s+\d+x(\d{1,18})")
 _RECORD_NAME = re.compile(r"[-\w]+(?:/\d+)?")
 # What wfdb raises on a header that breaks the format, on a missing, truncated or damaged signal file.
-_FAILURES = (OSError, ValueError, TypeError, IndexError, KeyError, AttributeError)
+_FAILURES = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    EOFError,
+    MemoryError,
+    UnboundLocalError,
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +72,10 @@ def read_ecg(path: Path | str, *, leads: Sequence[str] = LEADS) -> Ecg:
     """
     header = _header_path(Path(path))
     record, notes = _read(header)
+    if not record.sig_name or not all(record.sig_name) or record.p_signal is None or not record.fs:
+        raise DataError(
+            f"{header}: truncated, damaged or no WFDB record (a lead without a name, without samples or without a rate)"
+        )
     rows, surplus = _rows(header, record.sig_name, leads)
     if surplus:
         notes.append(f"{header}: leads not read: {', '.join(surplus)}")
@@ -96,9 +116,13 @@ def _read(header: Path) -> tuple[Any, list[str]]:
         raise DataError(
             f"{header}: reading an ECG needs the package wfdb of the multimodal extra: pip install 'medcl[multimodal]'"
         ) from error
-    text = header.read_text(encoding="ascii", errors="ignore")
+    try:
+        text = header.read_text(encoding="ascii", errors="ignore")
+    except OSError as error:
+        raise DataError(f"{header}: cannot be read ({error.strerror})") from error
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     name = lines[0].split()[0] if lines else ""
+    _check_size(header, lines)
     try:
         if not lines or _RECORD_NAME.fullmatch(name):
             return wfdb.rdrecord(str(header.with_suffix(""))), []
@@ -114,6 +138,20 @@ def _read(header: Path) -> tuple[Any, list[str]]:
         )
         raise DataError(f"{header}: {reason}") from error
     return record, [f"{header}: its record line names {name}, which is no record name; read as {header.stem}"]
+
+
+def _check_size(header: Path, lines: list[str]) -> None:
+    """DataError where the header tells of more than its signal files can hold, before memory is set aside for that."""
+    fields = [_BEGINNING.match(field) for field in lines[0].split()[1:4]] if lines else []
+    count, samples = (int(fields[place][0]) if len(fields) > place and fields[place] else 0 for place in (0, 2))
+    if count > _MOST_SIGNALS:
+        raise DataError(f"{header}: damaged; its first line tells of {count} signals")
+    stored = sum(file.stat().st_size for file in header.parent.glob(f"{glob.escape(header.stem)}*") if file.is_file())
+    frames = [int(found[1]) for line in lines[1:] if (found := _PER_FRAME.match(line))]
+    if samples * max(count, 1) * max([1, *frames]) > _MOST_PACKED * stored:
+        raise DataError(
+            f"{header}: truncated or damaged; it tells of {samples} samples of {count} signals, the {stored} bytes of its files cannot hold them"
+        )
 
 
 def _repaired(header: Path, text: str, lines: list[str], folder: Path) -> Path:

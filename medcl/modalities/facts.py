@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import multiprocessing
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -14,7 +16,7 @@ import nibabel
 import numpy as np
 
 from medcl.errors import DataError, MedclError
-from medcl.modalities import image
+from medcl.modalities import image, nifti
 from medcl.modalities.header import VolumeHeader
 from medcl.modalities.volume import read_header, read_label, read_volume
 from medcl.records.facts import MOST_VALUES, PERCENTILES, Kind, VolumeFacts
@@ -24,6 +26,8 @@ from medcl.types import Affine, Array, Progress
 
 # Percentiles of more voxels than this are those of an even sample: sorting a whole-body CT tells no more.
 _ENOUGH_VOXELS = 1 << 22
+# A label of more different values than this is none, however many more there are.
+_MOST_COUNTED = 1 << 20
 
 
 def read_all_facts(manifest: Manifest, workers: int = 1, progress: Progress | None = None) -> dict[Path, VolumeFacts]:
@@ -84,9 +88,17 @@ def read_facts(path: Path, kind: Kind, *, channels: int = 1) -> VolumeFacts:
     elif len(header.shape) != 3:
         return known()
     try:
-        as_label = kind == "label" and header.format == image.FORMAT  # whose grey values stand for classes
-        voxels = read_label(path)[0] if as_label else read_volume(path, channels=channels).data
-        return known(**_voxel_facts(voxels, kind))
+        if header.format == "nifti":
+            read, slabs = nifti.read_slabs(path)
+            count = math.prod(read.shape)
+        else:
+            as_label = kind == "label" and header.format == image.FORMAT  # whose grey values stand for classes
+            voxels = read_label(path)[0] if as_label else read_volume(path, channels=channels).data
+            stored = voxels if voxels.ndim == 3 else np.moveaxis(voxels, 0, -1)
+            count, slabs = voxels.size, iter([stored.T.reshape(-1)])
+        if not count:
+            return known(error=f"holds no voxels (shape {header.shape})")
+        return known(**_voxel_facts(slabs, count, kind))
     except Exception as error:  # as above
         return known(error=_one_line(error, path))
 
@@ -113,34 +125,75 @@ def _header_facts(header: VolumeHeader) -> dict[str, Any]:
     }
 
 
-def _voxel_facts(voxels: Array, kind: Kind) -> dict[str, Any]:
-    nan, infinite = 0, 0
-    if voxels.dtype.kind == "f":
-        nan, infinite = int(np.isnan(voxels).sum()), int(np.isinf(voxels).sum())
-    finite = voxels[np.isfinite(voxels)] if nan + infinite else voxels.reshape(-1)
-    facts = {"voxels": hashlib.sha256(np.ascontiguousarray(voxels)).hexdigest(), "nan": nan, "infinite": infinite}
-    if not finite.size:
+def _voxel_facts(slabs: Iterable[Array], count: int, kind: Kind) -> dict[str, Any]:
+    """The facts of ``count`` voxels that come slab by slab, of one axis, the first voxel axis fastest."""
+    digest, values = hashlib.sha256(), _Values(kind)
+    nan = infinite = fractional = finite_count = done = 0
+    low, high, total = math.inf, -math.inf, 0.0
+    step = max(1, count // _ENOUGH_VOXELS)
+    sample: list[Array] = []
+    for voxels in slabs:
+        if not voxels.size:
+            continue
+        digest.update(np.ascontiguousarray(voxels))
+        sampled = voxels[-done % step :: step].copy()  # a view would keep the whole slab
+        done += voxels.size
+        finite = voxels
+        if voxels.dtype.kind == "f":
+            nan += int(np.isnan(voxels).sum())
+            infinite += int(np.isinf(voxels).sum())
+            finite = voxels[np.isfinite(voxels)] if nan + infinite else voxels
+            sampled = sampled[np.isfinite(sampled)]
+            different = int((finite != np.rint(finite)).sum())
+            fractional += different
+        sample.append(sampled)
+        if finite.size:
+            finite_count += finite.size
+            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+            total += float(finite.sum(dtype=np.float64))
+            values.add(finite if not fractional else finite[:0])
+    facts = {"voxels": digest.hexdigest(), "nan": nan, "infinite": infinite}
+    if not finite_count:
         return facts
-    whole = np.rint(finite) if finite.dtype.kind == "f" else finite
-    fractional = int((finite != whole).sum())
-    sample = finite[:: max(1, finite.size // _ENOUGH_VOXELS)]
+    found = np.concatenate(sample)
     return facts | {
         "fractional": fractional,
-        "minimum": float(finite.min()),
-        "maximum": float(finite.max()),
-        "mean": float(finite.mean(dtype=np.float64)),
-        "percentiles": tuple(float(value) for value in np.percentile(sample, PERCENTILES)),
-        "values": {} if fractional else _values(whole, kind),
+        "minimum": low,
+        "maximum": high,
+        "mean": total / finite_count,
+        "percentiles": tuple(float(value) for value in np.percentile(found, PERCENTILES)) if found.size else (),
+        "values": {} if fractional else values.counts,
     }
 
 
-def _values(whole: Array, kind: Kind) -> dict[int, int]:
-    if kind == "image" and np.unique(whole[: 1 << 16]).size > MOST_VALUES:
-        return {}  # the first voxels already say that this is no label; spares sorting all of them
-    values, counts = np.unique(whole, return_counts=True)
-    if kind == "image" and len(values) > MOST_VALUES:
-        return {}
-    return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+class _Values:
+    """How many voxels have each value. Of an image with many values none: it is no label, and sorting all of them tells no more."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.counts: dict[int, int] = {}
+        self._most = MOST_VALUES if kind == "image" else _MOST_COUNTED
+        self._full = False
+
+    def add(self, whole: Array) -> None:
+        if self._full or not whole.size:
+            return
+        if self._most == MOST_VALUES and np.unique(whole[: 1 << 16]).size > MOST_VALUES:
+            self._give_up()
+            return
+        low, high = whole.min(), whole.max()
+        if low == high:
+            values, counts = np.array([low]), np.array([whole.size])
+        else:
+            values, counts = np.unique(whole, return_counts=True)
+        for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+            self.counts[int(value)] = self.counts.get(int(value), 0) + count
+        if len(self.counts) > self._most:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self._full = True
+        if self._most == MOST_VALUES:
+            self.counts = {}
 
 
 def _digest(path: Path) -> str:

@@ -9,11 +9,13 @@ from typing import Any
 import nibabel
 import numpy as np
 
+from medcl.errors import DataError
 from medcl.records.grid import corner_distance
 from medcl.types import Affine, Spacing
 
 # Two grids are one if no corner voxel is off by more than this share of the smallest voxel side: headers round.
 GRID_TOLERANCE = 0.1
+_FARTHEST = 1e9  # millimetres; what lies a thousand kilometres off was never measured
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,15 @@ def spacing_of(affine: Affine) -> Spacing:
     """Millimetres between voxel centres along each voxel axis: the column lengths of ``affine``."""
     x, y, z = np.sqrt((np.asarray(affine, float)[:3, :3] ** 2).sum(axis=0))
     return float(x), float(y), float(z)
+
+
+def refuse_singular(path: Path, affine: Affine, remedy: str) -> None:
+    """DataError, ending in ``remedy``, where ``affine`` puts voxels nowhere, or all of them into one plane."""
+    # The overflow of an absurd affine is one of the things looked for.
+    with np.errstate(all="ignore"):
+        volume = np.linalg.det(affine[:3, :3]) if np.isfinite(affine).all() else np.nan
+    if not np.isfinite(volume) or abs(volume) < 1e-12 or np.abs(affine).max() > _FARTHEST:
+        raise DataError(f"{path}: its affine is singular or not finite; {remedy}")
 
 
 def axis_codes(affine: Affine) -> str:

@@ -38,8 +38,11 @@ AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 _ORIENTATION_TAG = 0x0112
 _TYPES = {"1": "u1", "L": "u1", "P": "u1", "I;16": "u2", "I;16L": "u2", "I;16B": "u2", "I": "i4", "F": "f4"}
 _COLOURS = ("RGB", "RGBA", "LA")
-# What Pillow raises on a truncated or damaged file, or one of an absurd size.
-_FAILURES = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error, Image.DecompressionBombError)
+# What Pillow raises on a truncated or damaged file, or one of an absurd size; its readers of single formats check little.
+_FAILURES = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, NotImplementedError, EOFError, MemoryError,
+    zlib.error, struct.error, Image.DecompressionBombError,
+)  # fmt: skip
 
 
 def read_header(path: Path) -> VolumeHeader:
@@ -104,7 +107,7 @@ def write_mask(path: Path, labels: Array) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    if not path.exists():
+    if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
         with Image.open(path) as image:
@@ -127,6 +130,10 @@ def _header(path: Path, image: Image.Image) -> VolumeHeader:
             f"{path}: is to be shown turned (EXIF orientation {turned}); store its pixels as they are shown"
         )
     width, height = image.size
+    if width * height > _most_pixels(path, image):
+        raise DataError(
+            f"{path}: truncated or damaged; {width} x {height} pixels cannot be in its {path.stat().st_size} bytes"
+        )
     return VolumeHeader(
         path=path,
         shape=(width, height, 1),
@@ -135,6 +142,12 @@ def _header(path: Path, image: Image.Image) -> VolumeHeader:
         dtype=np.dtype(_TYPES.get(image.mode, "u1")),
         format=FORMAT,
     )
+
+
+def _most_pixels(path: Path, image: Image.Image) -> int:
+    """How many pixels a file of that size can hold: deflate packs at most 1032 bytes into one, LZW (TIFF) less than 4000."""
+    packed = 4000 if image.format == "TIFF" else 1100
+    return packed * (8 if image.mode == "1" else 1) * path.stat().st_size
 
 
 def _grey(path: Path, image: Image.Image, colour_as_grey: bool = False) -> Array:

@@ -9,7 +9,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from medcl.errors import DataError
-from medcl.modalities.header import VolumeHeader, axis_codes
+from medcl.modalities.header import VolumeHeader, axis_codes, refuse_singular
+from medcl.modalities.itk_header import check_text, data_files
 from medcl.types import Affine, Array
 
 SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
@@ -36,8 +37,9 @@ def set_ras_affine(image: sitk.Image, affine: Affine) -> None:
 
 def read_header(path: Path) -> VolumeHeader:
     """The header of ``path``; the voxels are not read. DataError where it is not readable."""
-    if not path.exists():
+    if not path.is_file():
         raise DataError(f"{path}: no such file")
+    check_text(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -51,6 +53,7 @@ def read_header(path: Path) -> VolumeHeader:
         shape = shape[:-1]
     is_volume = reader.GetDimension() == 3
     affine = ras_affine(reader) if is_volume else np.eye(4)
+    refuse_singular(path, affine, "correct its spacing and directions")
     unknown = _kind(path) == "nrrd" and not reader.HasMetaDataKey("NRRD_space")
     modality = reader.GetMetaData("Modality") if reader.HasMetaDataKey("Modality") else ""
     return VolumeHeader(
@@ -77,14 +80,7 @@ def read_voxels(path: Path) -> tuple[Array, VolumeHeader]:
 
 def files_of(path: Path) -> tuple[Path, ...]:
     """The file, with the data file that a detached header (``.mhd``, ``.nhdr``) names."""
-    if path.suffix.lower() not in (".mhd", ".nhdr"):
-        return (path,)
-    for line in path.read_text(encoding="latin-1").splitlines():
-        key, _, value = line.replace(":", "=", 1).partition("=")
-        beside = path.parent / value.strip()
-        if key.strip().lower() in ("elementdatafile", "data file", "datafile") and beside.is_file():
-            return (path, beside)
-    return (path,)
+    return (path, *data_files(path))
 
 
 def _reason(error: RuntimeError) -> str:

@@ -6,6 +6,7 @@ contrast are not changed here.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ from scipy import special
 
 from medcl.errors import DataError
 from medcl.modalities import dicom, image
-from medcl.records.dicom_tree import is_dicom
+from medcl.records.dicom_tree import is_dicom, whole_number
 from medcl.records.names import is_image
 from medcl.types import Array
 
@@ -27,6 +28,7 @@ _TAGS = (
     "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "VOILUTFunction",
 )  # fmt: skip
 _DEEPEST = 65535
+_MOST_BITS = 32
 
 
 def read_radiograph(
@@ -66,42 +68,56 @@ def _from_dicom(path: Path, window: Window) -> Array:
     if "Rows" not in tags or "Columns" not in tags:
         raise DataError(f"{path}: a DICOM {tags.get('Modality') or 'object'} without an image of its own")
     photometric = str(tags.get("PhotometricInterpretation", "MONOCHROME2"))
-    if int(tags.get("SamplesPerPixel") or 1) > 1 or not photometric.startswith("MONOCHROME"):
+    if whole_number(path, tags, "SamplesPerPixel", 1) > 1 or not photometric.startswith("MONOCHROME"):
         raise DataError(f"{path}: a colour image ({photometric}), no radiograph")
-    if int(tags.get("NumberOfFrames") or 1) > 1:
+    if whole_number(path, tags, "NumberOfFrames", 1) > 1:
         raise DataError(f"{path}: holds {tags.NumberOfFrames} frames; a radiograph is one")
     inverted = photometric == "MONOCHROME1"
     if inverted and tags.get("PixelRepresentation"):
         raise DataError(f"{path}: signed MONOCHROME1 pixels, which GDCM does not read; convert it to MONOCHROME2")
-    low, high = _range(tags)
-    values = dicom.read_plane(path, (int(tags.Columns), int(tags.Rows))).astype(np.float64)
+    low, high = _range(path, tags)
+    shape = (whole_number(path, tags, "Columns", 0), whole_number(path, tags, "Rows", 0))
+    values = dicom.read_plane(path, shape).astype(np.float64)
     if inverted:  # GDCM has turned the stored values round, on which rescaling and windows are defined
         values = low + high - values
-    centre, width, function = _window(tags, window) or ((low + high) / 2, high - low, "LINEAR_EXACT")
+    centre, width, function = _window(path, tags, window) or ((low + high) / 2, high - low, "LINEAR_EXACT")
     scaled = np.clip(_windowed(path, values, centre, width, function), 0, 1)
     return 1 - scaled if inverted else scaled
 
 
-def _range(tags: Dataset) -> tuple[float, float]:
+def _range(path: Path, tags: Dataset) -> tuple[float, float]:
     """The least and the largest value that the stored bits can hold, rescaled."""
-    bits = int(tags.get("BitsStored") or 16)
+    bits = whole_number(path, tags, "BitsStored", 16)
+    if not 1 <= bits <= _MOST_BITS:
+        raise DataError(f"{path}: damaged; its BitsStored is {bits}")
     stored = np.array(
         [-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] if tags.get("PixelRepresentation") else [0, 2**bits - 1]
     )
-    ends = float(tags.get("RescaleSlope") or 1) * stored + float(tags.get("RescaleIntercept") or 0)
+    ends = _real(path, tags, "RescaleSlope", 1) * stored + _real(path, tags, "RescaleIntercept", 0)
+    if not ends[0] != ends[1]:
+        raise DataError(f"{path}: damaged; its RescaleSlope is {tags.get('RescaleSlope')}")
     return float(ends.min()), float(ends.max())
 
 
-def _window(tags: Dataset, window: Window) -> tuple[float, float, str] | None:
+def _real(path: Path, tags: Dataset, name: str, default: float) -> float:
+    """The first value of the tag ``name``. DataError where a damaged file has no number there."""
+    try:
+        value = float(np.atleast_1d(np.array(tags.get(name) or default, np.float64))[0])
+    except (TypeError, ValueError, OverflowError, IndexError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise DataError(f"{path}: damaged; its {name} is {str(tags.get(name))[:40]!r}, not a number")
+    return value
+
+
+def _window(path: Path, tags: Dataset, window: Window) -> tuple[float, float, str] | None:
     """Centre, width and function of the window to apply, if there is one."""
     if isinstance(window, tuple):
         return (*window, "LINEAR_EXACT")
     if window == "none" or tags.get("WindowCenter") is None or tags.get("WindowWidth") is None:
         return None
-    centre, width = (
-        np.atleast_1d(np.array(tags[name].value, np.float64))[0] for name in ("WindowCenter", "WindowWidth")
-    )
-    return float(centre), float(width), str(tags.get("VOILUTFunction") or "LINEAR")
+    centre, width = _real(path, tags, "WindowCenter", 0), _real(path, tags, "WindowWidth", 0)
+    return centre, width, str(tags.get("VOILUTFunction") or "LINEAR")
 
 
 def _windowed(path: Path, values: Array, centre: float, width: float, function: str) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,10 @@ from medcl.preparation.recipe import Recipe
 from medcl.preparation.source import SourceGrid
 from medcl.types import Affine, Array
 
-__all__ = ["Prepared", "SourceGrid", "check_label", "check_volume", "prepare"]
+_MOST_VOXELS, _MOST_GROWTH = 1 << 27, 100
+"""What a volume may grow to when it is resampled, and how many times over; one of the two may be passed."""
+
+__all__ = ["Prepared", "SourceGrid", "check_growth", "check_label", "check_volume", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,9 @@ def prepare(volume: Volume, recipe: Recipe, label: Array | None = None) -> Prepa
     x, y, z = volume.data.shape[1:]
     source = SourceGrid((x, y, z), volume.affine)
     data, affine = to_ras(volume.data.astype(np.float32), volume.affine)
-    coordinates, affine = rescaled_grid(data.shape[1:], affine, _spacing(recipe, data.shape[1:], affine))
+    spacing = _spacing(recipe, data.shape[1:], affine)
+    check_growth(volume.name, data.shape[1:], affine, spacing)
+    coordinates, affine = rescaled_grid(data.shape[1:], affine, spacing)
     data = interpolate(smooth_for(data, coordinates), coordinates)
     if label is not None:
         label = interpolate_label(to_ras(_compact(label), volume.affine)[0], coordinates)
@@ -77,6 +83,20 @@ def prepare(volume: Volume, recipe: Recipe, label: Array | None = None) -> Prepa
     return Prepared(
         np.ascontiguousarray(data), None if label is None else np.ascontiguousarray(label), affine, box, source
     )
+
+
+def check_growth(name: str, shape: Sequence[int], affine: Affine, spacing: Sequence[float | None]) -> None:
+    """DataError where the volume called ``name`` would take gigabytes at ``spacing`` only because its own voxels are said to be huge."""
+    own = spacing_of(affine)
+    wanted = [step if each is None else each for step, each in zip(own, spacing, strict=True)]
+    before = math.prod(shape)
+    after = math.prod(max(1.0, size * step / each) for size, step, each in zip(shape, own, wanted, strict=True))
+    if after > _MOST_VOXELS and after > _MOST_GROWTH * before:
+        shown, asked = (" x ".join(f"{step:.3g}" for step in each) for each in (own, wanted))
+        raise DataError(
+            f"{name}: its header says that a voxel is {shown} mm; at the recipe's {asked} mm it would have {after:.2g} voxels. "
+            "Correct its spacing, which is in millimetres"
+        )
 
 
 def _spacing(recipe: Recipe, shape: Sequence[int], affine: Affine) -> Sequence[float | None]:

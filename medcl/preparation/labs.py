@@ -5,7 +5,6 @@ Symile-MIMIC's encoding. The distribution is that of the training records alone;
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from medcl.errors import DataError
-from medcl.files import write_json
+from medcl.files import parse_json, write_json
 from medcl.modalities.labs import lab_table
 from medcl.records.record import Record
 
@@ -71,7 +70,7 @@ class LabEncoding:
         """Read what :meth:`write` wrote. DataError where it is something else."""
         path = Path(path)
         try:
-            content: Any = json.loads(path.read_text(encoding="utf-8"))
+            content: Any = parse_json(path.read_text(encoding="utf-8"))
             if not isinstance(content, Mapping) or content.get(_FORMAT) != _VERSION:
                 raise ValueError(f"no {_FORMAT} of version {_VERSION}")
             items = content["columns"]

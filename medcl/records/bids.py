@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from medcl.errors import DataError
+from medcl.files import parse_json
+from medcl.records.csv_tables import read_rows
 from medcl.records.manifest import Manifest
 from medcl.records.names import entities, is_volume, stem
 from medcl.records.record import Record
@@ -74,11 +76,9 @@ def _participants(path: Path) -> dict[str, dict[str, str]]:
     """subject -> attributes; only columns that describe a group of people, never one that names a person."""
     if not path.is_file():
         return {}
-    with open(path, encoding="utf-8-sig", newline="") as stream:
-        rows = list(csv.DictReader(stream, delimiter="\t"))
     return {
         row["participant_id"]: {key: row[key] for key in _ATTRIBUTES if row.get(key) not in (None, "", "n/a")}
-        for row in rows
+        for row in _rows(path)
         if row.get("participant_id")
     }
 
@@ -87,16 +87,25 @@ def _label_names(folder: Path) -> dict[int, str]:
     tables = sorted([*folder.glob("*dseg.tsv"), *folder.glob("derivatives/**/*dseg.tsv")])
     if not tables:
         return {}
-    with open(tables[0], encoding="utf-8-sig", newline="") as stream:
-        rows = list(csv.DictReader(stream, delimiter="\t"))
-    return {int(row["index"]): row["name"] for row in rows if row.get("index", "").isdigit() and row.get("name")}
+    rows = _rows(tables[0])
+    return {int(row["index"]): row["name"] for row in rows if (row.get("index") or "").isdecimal() and row.get("name")}
+
+
+def _rows(path: Path) -> list[Mapping[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    return [row for _, row in read_rows(path, text, delimiter="\t")]
 
 
 def _provenance(folder: Path) -> dict[str, str]:
     path = folder / "dataset_description.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
+        content = parse_json(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected an object with keys such as Name and License")
     keys = {"Name": "name", "License": "licence", "ReferencesAndLinks": "reference"}
     return {name: str(content[key]) for key, name in keys.items() if content.get(key)}

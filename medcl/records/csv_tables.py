@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medcl.errors import DataError
 
@@ -53,6 +55,40 @@ def read_chunks(
         raise DataError(
             f"{path}: cannot be read as a table ({(str(error) or type(error).__name__).splitlines()[0]})"
         ) from error
+
+
+def read_rows(
+    path: Path, text: str, *, delimiter: str = ",", first: int = 1, surplus: str | None = None
+) -> list[tuple[int, Mapping[str, Any]]]:
+    """The rows of the small table ``text`` of the file ``path``, each with its line; the header stands in line ``first``.
+
+    Cells beyond the header's stand under ``surplus``. DataError where it is no table.
+    """
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restkey=surplus)
+    try:
+        return [(first + reader.line_num - 1, row) for row in reader]
+    except csv.Error as error:
+        raise DataError(f"{path}:{first + reader.line_num - 1}: cannot be read as a table ({error})") from error
+
+
+def read_written(table: Path, *, columns: Sequence[str] = (), numbers: Sequence[str] = ()) -> list[Mapping[str, Any]]:
+    """The rows of ``table``, which an earlier command wrote, with an ``id``, ``columns`` and ``numbers`` in each; none where it is not there. DataError where it is damaged."""
+    if not table.is_file():
+        return []
+    try:
+        rows = [row for _, row in read_rows(table, table.read_text(encoding="utf-8"))]
+        for row in rows:
+            if not row.get("id"):
+                raise ValueError("a row without an id")
+            if absent := [name for name in columns if row.get(name) is None]:
+                raise ValueError(f"a row without {', '.join(absent)}")
+            for name in numbers:
+                float(row[name])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"{table}: damaged ({error}), so that nothing can be added to it; remove it or choose another --out"
+        ) from error
+    return rows
 
 
 def line_of(row: int) -> int:

@@ -6,12 +6,12 @@ the manifest's ``channel_names`` say how many channels a reader must find in it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from medcl.errors import DataError
+from medcl.files import parse_json
 from medcl.records.manifest import Manifest
 from medcl.records.names import stem, subject_of
 from medcl.records.record import Record, SplitName
@@ -23,7 +23,7 @@ _PROVENANCE = ("name", "description", "reference", "licence", "license", "releas
 def read_dataset_json(path: Path) -> dict[str, Any]:
     """The content of a ``dataset.json``; DataError where it is not one."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(content, dict):
@@ -83,8 +83,8 @@ def numbered_names(value: Any, path: Path) -> dict[int, str]:
     names = {}
     try:
         for key, item in enumerate(value) if isinstance(value, list) else dict(value or {}).items():
-            number, name = (key, item) if str(key).isdigit() else (item, key)
+            number, name = (key, item) if str(key).isdecimal() else (item, key)
             names[int(number)] = str(name)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise DataError(f'{path}: expected names by number, such as {{"0": "background"}}, not {value!r}') from None
     return dict(sorted(names.items()))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
+import os
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable
@@ -11,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
 
 from medcl.errors import DataError
 from medcl.records.manifest import Manifest
@@ -30,6 +31,43 @@ def is_dicom(path: Path) -> bool:
             return stream.read(132)[128:] == b"DICM"
     except OSError:
         return False
+
+
+class DicomStream(io.BufferedReader):
+    """A file that is never asked for more bytes than it has: a damaged length field would else ask for gigabytes of memory."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """At most ``size`` bytes."""
+        if size is not None and size > io.DEFAULT_BUFFER_SIZE:
+            size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
+        return super().read(size)
+
+
+def read_dicom_tags(path: Path, names: Iterable[str]) -> Dataset:
+    """The tags ``names`` of a DICOM file, those that it has, without its pixels. DataError where it is not readable."""
+    try:
+        with warnings.catch_warnings(), DicomStream(path) as stream:
+            warnings.simplefilter("ignore")  # pydicom warns of odd values, and its messages may quote identifiers
+            tags = dcmread(stream, stop_before_pixels=True, specific_tags=list(names))
+            list(tags)  # values are converted, and warned of, when first looked at
+            return tags
+    except Exception as error:  # pydicom names no common class for what a damaged file makes it raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path}: not a readable DICOM file ({reason})") from error
+
+
+def whole_number(path: Path, tags: Dataset, name: str, default: int) -> int:
+    """The tag ``name`` as a number. DataError where a damaged file has something else there."""
+    value = tags.get(name)
+    if value is None or value == "":
+        return default
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{path}: damaged; its {name} is {str(value)[:40]!r}, not a number") from error
 
 
 def is_dicom_tree(folder: Path) -> bool:
@@ -58,7 +96,7 @@ def open_dicom(files: Iterable[Path], source: str) -> Manifest:
         else:
             # Anonymisers sometimes remove the series; its folder is then all that keeps its files together.
             uid = str(header.get("SeriesInstanceUID") or path.parent)
-            series[uid].append(_File(int(header.get("InstanceNumber") or 0), path, header))
+            series[uid].append(_File(_instance(header), path, header))
     if not series:
         raise DataError(f"{source}: no image series in it ({left_out} files are no DICOM images)")
     if left_out:
@@ -102,11 +140,15 @@ def _scattered(found: list[_File]) -> str | None:
 
 def _header(path: Path) -> Dataset | None:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom warns of odd values, and its messages may quote identifiers
-            header = dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
-            list(header)  # values are converted when first looked at
-            return header
-    except (InvalidDicomError, OSError, ValueError, EOFError, KeyError, AttributeError, NotImplementedError):
+        return read_dicom_tags(path, _TAGS)
+    except DataError:
         _log.warning("%s: begins as DICOM but its header cannot be read", path)
         return None
+
+
+def _instance(header: Dataset) -> int:
+    """Its place among the files of a series; 0 where it does not say."""
+    try:
+        return int(header.get("InstanceNumber") or 0)
+    except (TypeError, ValueError, OverflowError):
+        return 0

@@ -41,12 +41,22 @@ def open_folder(folder: Path, kind: Kind = is_volume) -> Manifest:
 
 def open_glob(pattern: str) -> Manifest:
     """Every volume that the pattern matches, as a record, or where it matches none every 2D image; ``**`` goes through folders."""
-    found = sorted(map(Path, glob.glob(pattern, recursive=True)))
+    parts = Path(pattern).parts
+    first = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+    root = Path(*parts[:first])
+    try:
+        # With ** Path.glob follows no links to folders: one that leads to its own parent would lead round and round.
+        found = sorted(path for path in root.glob(str(Path(*parts[first:]))) if not _is_hidden(path, root))
+    except ValueError as error:
+        raise DataError(f"{pattern}: not a pattern of file names ({error}); write ** between slashes only") from error
     files = [path for path in found if is_volume(path)] or [path for path in found if is_image(path)]
     if not files:
         raise DataError(f"{pattern}: matches no volume (.nii.gz, .nii, .mha, .mhd, .nrrd, .nhdr, .hdr) and no image")
-    root = Path(*Path(pattern).parts[: next(i for i, part in enumerate(Path(pattern).parts) if glob.has_magic(part))])
     return _manifest(files, None, root, f"glob {pattern}")
+
+
+def _is_hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 def open_file(path: Path) -> Manifest:
@@ -107,11 +117,16 @@ def _id(path: Path, root: Path) -> str:
 
 
 def _manifest(files: Sequence[Path], labels: Path | None, root: Path, source: str) -> Manifest:
-    records = []
+    records, problems = [], []
     for path in files:
         record_id = _id(path, root)
         subject = subject_of(record_id)
         below = record_id.removesuffix(stem(path)).rstrip("_")
-        records.append(Record(record_id, below if below and subject == record_id else subject, (path,)))
+        try:
+            records.append(Record(record_id, below if below and subject == record_id else subject, (path,)))
+        except DataError as error:
+            problems += [f"{path}: {problem}; rename the file" for problem in error.problems]
+    if problems:
+        raise DataError(problems)
     manifest = Manifest(tuple(records), source=source)
     return attach_labels(manifest, labels) if labels else manifest

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from medcl.errors import DataError
-from medcl.files import write_text
+from medcl.files import parse_json, write_text
+from medcl.records.csv_tables import read_rows
 from medcl.records.record import Record
 from medcl.records.rows import FIELDS, flat_row, known_column, record_from_row, row_from_record
 
 _FORMAT = "medcl_manifest"
 _VERSION = 1
 _SURPLUS = "surplus cells"
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
 _log = logging.getLogger(__name__)
 
 
@@ -170,8 +173,7 @@ def _csv_rows(path: Path, text: str) -> tuple[Mapping[str, Any], Rows]:
     if text.startswith("# {"):
         head, _, text = text.partition("\n")
         header, first = _checked(path, _loaded(path, 1, head[2:])), 2
-    reader = csv.DictReader(io.StringIO(text), delimiter="\t" if path.suffix == ".tsv" else ",", restkey=_SURPLUS)
-    rows: Rows = [(first + reader.line_num - 1, row) for row in reader]
+    rows: Rows = read_rows(path, text, delimiter="\t" if path.suffix == ".tsv" else ",", first=first, surplus=_SURPLUS)
     if wrong := [f"{path}:{number}: more cells than the table has columns" for number, row in rows if _SURPLUS in row]:
         raise DataError(wrong)
     return header, rows
@@ -188,16 +190,16 @@ def _jsonl_rows(path: Path, text: str) -> tuple[Mapping[str, Any], Rows]:
 
 def _loaded(path: Path, line: int, text: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{line}: not valid JSON ({error.msg})") from error
+        return parse_json(text)
+    except ValueError as error:
+        raise DataError(f"{path}:{line}: not valid JSON ({getattr(error, 'msg', error)})") from error
 
 
 def _checked(path: Path, header: Any) -> Mapping[str, Any]:
     """The header, if it is one of this version with names where names belong."""
     known = isinstance(header, dict) and header.get(_FORMAT) == _VERSION
     named = known and all(isinstance(header.get(key, {}), dict) for key in ("label_names", "provenance"))
-    if not named or not all(value.lstrip("-").isdigit() for value in header.get("label_names", {})):
+    if not named or not all(_WHOLE.fullmatch(value) for value in header.get("label_names", {})):
         raise DataError(
             f"{path}:1: not a manifest header of version {_VERSION}; write the manifest again with this medcl"
         )

@@ -63,7 +63,10 @@ def _record(
 ) -> Record:
     if not isinstance(annotation, dict) or not isinstance(annotation.get("id"), int | str):
         raise DataError("expected an object with an id")
-    image, category = images.get(annotation.get("image_id")), categories.get(annotation.get("category_id"))
+    image, category = (
+        found.get(value) if isinstance(value := annotation.get(key), int | str) else None
+        for found, key in ((images, "image_id"), (categories, "category_id"))
+    )
     if image is None or category is None:
         raise DataError(
             f"image_id {annotation.get('image_id')} or category_id {annotation.get('category_id')} is not in the file"

@@ -46,7 +46,10 @@ def open_nnunet(path: Path) -> Manifest:
                 continue
             label = _label_of(content, case, root / labels / f"{case}{ending}", root)
             volume = tuple(files[channel] for channel in expected)
-            records.append(Record(case, subject_of(case), volume, label=label, split=_declared(declared)))
+            try:
+                records.append(Record(case, subject_of(case), volume, label=label, split=_declared(declared)))
+            except DataError as error:
+                problems += [f"{path}: {problem}" for problem in error.problems]
     if not records and not problems:
         problems.append(f"{root}: no images found as imagesTr/CASE_0000{ending} (file_ending of dataset.json)")
     if problems:
@@ -66,8 +69,15 @@ def _cases(folder: Path, ending: str) -> dict[str, dict[int, Path]]:
 
 
 def _listed(content: Mapping[str, Any], root: Path) -> dict[str, dict[int, Path]]:
-    cases = content.get("dataset") or {}
-    return {case: {n: root / name for n, name in enumerate(entry["images"])} for case, entry in cases.items()}
+    try:
+        return {
+            case: {n: root / str(name) for n, name in enumerate(entry["images"])}
+            for case, entry in (content.get("dataset") or {}).items()
+        }
+    except (AttributeError, TypeError, KeyError):
+        raise DataError(
+            f'{root / "dataset.json"}: dataset: expected {{"CASE": {{"images": [...], "label": "..."}}}}'
+        ) from None
 
 
 def _label_of(content: Mapping[str, Any], case: str, beside: Path, root: Path) -> Path | None:
@@ -86,8 +96,15 @@ def _label_names(content: Mapping[str, Any], path: Path) -> dict[int, str]:
     names = numbered_names(single, path)
     for name, values in sorted(labels.items(), key=lambda item: len(item[1]) if isinstance(item[1], list) else 0):
         for value in values if isinstance(values, list) else ():
-            names.setdefault(int(value), name)
+            names.setdefault(_whole(value, path), name)
     return dict(sorted(names.items()))
+
+
+def _whole(value: Any, path: Path) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        raise DataError(f"{path}: labels: {str(value)[:40]!r} is not the number of a label") from None
 
 
 def _declared(name: str | None) -> SplitName | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 
 from medcl.errors import DataError
+from medcl.files import parse_json
 from medcl.records.dicom_tree import is_dicom
 from medcl.records.names import is_image, is_volume, stem
 from medcl.records.record import Record
@@ -31,11 +31,11 @@ def modality_of_file(path: Path, modalities: Collection[str]) -> str | None:
 
 def record_of_file(path: Path, modality: str) -> Record:
     """The file as a record that is called like it. Raises DataError where laboratory values are not ``{"crp": 3.1}``."""
-    name, where = stem(path), path.resolve()
+    name, where = stem(path), path.absolute()
     if modality == "labs":
         try:
-            values = {str(key): float(value) for key, value in json.loads(path.read_text(encoding="utf-8")).items()}
-        except (OSError, ValueError, AttributeError, TypeError) as error:
+            values = {str(key): float(value) for key, value in parse_json(path.read_text(encoding="utf-8")).items()}
+        except (OSError, ValueError, AttributeError, TypeError, OverflowError) as error:
             raise DataError(f'{path}: not laboratory values as {{"crp": 3.1}} ({error})') from None
         return Record(id=name, subject=name, labs=values)
     files = {modality: (where,) if modality in ("radiograph", "volume") else where}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from medcl.errors import DataError
+from medcl.files import parse_json
 from medcl.records.manifest import Manifest
 from medcl.records.record import Record
 
@@ -33,7 +33,7 @@ def open_vqa_rad(folder: Path) -> Manifest:
     path = _table(folder)
     assert path is not None
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(rows, list):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from medcl.records.csv_tables import read_written
 
 MOST_CASES = 50
 """Rows of the table; the file holds all."""
@@ -33,8 +34,7 @@ def read_to_check(path: Path) -> ToCheck | None:
     """What ``quality.csv`` at ``path`` says; None where there is none."""
     if not path.is_file():
         return None
-    with open(path, newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = read_written(path, columns=("label", "name", "expected_dice", "calibrated"))
     cases: dict[str, dict[str, float]] = {}
     for row in rows:
         case = cases.setdefault(row["id"], {})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import colorsys
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from medcl.errors import DataError
+from medcl.files import parse_json
 from medcl.modalities.header import spacing_of
 from medcl.records.decathlon import numbered_names
 from medcl.types import Affine, Array
@@ -106,7 +106,7 @@ def _names_in(path: Path) -> dict[int, str]:
 
 def _content(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

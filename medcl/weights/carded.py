@@ -12,10 +12,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from medcl import __version__
+from medcl.config.plain_yaml import load_plain, read_yaml_text
 from medcl.config.strict import Strict
-from medcl.errors import WeightsError
+from medcl.errors import ConfigError, WeightsError
 from medcl.files import atomic_path
-from medcl.weights.read import sha256
+from medcl.weights.read import MOST_SHEET_BYTES, sha256
 
 
 class Card(Strict):
@@ -51,13 +52,11 @@ def load_whole(module: AnyModule, state: Mapping[str, Tensor], tensors: Path, sh
 def read_card(kind: type[AnyCard], sheet: Path, tensors: Path) -> AnyCard:
     """The card ``sheet`` of ``tensors``. Raises WeightsError with one line a problem where it is damaged or of another file."""
     try:
-        card = kind.model_validate(yaml.safe_load(sheet.read_text(encoding="utf-8")))
+        card = kind.model_validate(load_plain(read_yaml_text(sheet, MOST_SHEET_BYTES), sheet))
     except ValidationError as error:
         raise WeightsError([f"{sheet}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise WeightsError(
-            f"{sheet}: cannot be read ({str(error).splitlines()[0]}); take it anew from the run"
-        ) from None
+    except ConfigError as error:
+        raise WeightsError([f"{problem}; take it anew from the run" for problem in error.problems]) from None
     if not tensors.is_file() or card.sha256 != sha256(tensors):
         raise WeightsError(
             f"{tensors}: is not the file that {sheet.name} beside it describes; copy both from the same run"

@@ -14,12 +14,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from medcl.errors import WeightsError
+from medcl.config.plain_yaml import FAILURES, not_yaml, read_yaml_text, refuse_aliases
+from medcl.errors import ConfigError, WeightsError
 from medcl.preparation.recipe import Recipe
 from medcl.runs import RunFolder
 from medcl.weights.card import WeightsCard, WeightsSheet
 
 TENSORS, SHEET = "weights.safetensors", "recipe.yaml"
+MOST_SHEET_BYTES = 64 << 20
+"""Of ``recipe.yaml`` and its like, which list every record that was seen."""
 _PICKLED = (".pt", ".pth", ".ckpt", ".bin")
 # Where trainers keep the weights inside a checkpoint: Lightning and MONAI, nnU-Net, others.
 _NESTED = ("state_dict", "network_weights", "model", "model_state_dict")
@@ -71,16 +74,21 @@ def weights_file(path: Path | str) -> Path:
 def read_sheet(file: Path) -> WeightsSheet:
     """The ``recipe.yaml`` beside the weights ``file``. Raises WeightsError where it is missing or not readable."""
     sheet = file.parent / SHEET
-    try:
-        text = sheet.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not sheet.exists():
         raise WeightsError(
             f"{sheet}: is missing, and without it nobody knows how scans were prepared for {file.name}; "
             "copy it from the run that wrote the weights"
+        )
+    try:
+        text = read_yaml_text(sheet, MOST_SHEET_BYTES)
+        refuse_aliases(text, sheet)
+        return WeightsSheet.from_yaml(text, sheet)
+    except ConfigError as error:
+        raise WeightsError(
+            [f"{problem}; copy it from the run that wrote the weights" for problem in error.problems]
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{sheet}: cannot be read ({error}); copy it from the run that wrote the weights") from None
-    return WeightsSheet.from_yaml(text, sheet)
+    except FAILURES as error:
+        raise WeightsError(f"{not_yaml(sheet, error)}; copy it from the run that wrote the weights") from None
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:

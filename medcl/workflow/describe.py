@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from medcl.errors import DataError, WeightsError
 from medcl.preparation.recipe import Recipe
 from medcl.preparation.store import INDEX, Store
 from medcl.records.layouts import open_data
 from medcl.records.manifest import Manifest
 from medcl.runs import RunFolder
+from medcl.workflow.exported import format_of
 
 if TYPE_CHECKING:
+    from medcl.weights.card import WeightsSheet
     from medcl.workflow.joint_cards import JointCards
 
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
@@ -35,7 +35,7 @@ class Section:
 
 
 def describe(what: Path | str) -> list[Section]:
-    """The tables that say what ``what`` is: a run folder, weights (folder or file), a store, or a data set.
+    """The tables that say what ``what`` is: a run folder, weights (folder or file), what was exported, nnU-Net results, a store, or a data set.
 
     Raises MedclError where it is none of them, or is damaged.
     """
@@ -50,6 +50,10 @@ def describe(what: Path | str) -> list[Section]:
         return _weights(path / "weights.safetensors")
     if (path / INDEX).is_file():
         return _store(Store(path))
+    if format_of(path) is not None:
+        from medcl.workflow.describe_exported import describe_exported
+
+        return describe_exported(path)
     if not path.exists() and not any(sign in str(path) for sign in "*?["):
         raise DataError(f"{path}: no such file or folder; name a run folder, weights, a store or a data set")
     return _data(open_data(path))
@@ -77,7 +81,7 @@ def _run(run: RunFolder) -> list[Section]:
         counted = tuple((name, str(len(value)), _some(value)) for name, value in lists)
         sections.append(Section("records", counted, ("set", "count", "ids")))
     if run.config.is_file():
-        config = yaml.safe_load(run.config.read_text(encoding="utf-8")) or {}
+        config = run.read_config() or {}
         sections.append(Section("configuration (config.yaml)", _pairs(config)))
     metrics = run.read_metrics()
     if metrics:
@@ -110,7 +114,17 @@ def _weights(file: Path, *, training: bool = True) -> list[Section]:
     except WeightsError as error:
         return [contents, Section("not described", (("why", str(error)),))]
     card = sheet.card
-    made = [
+    sections = [Section(f"weights {file.parent}", _made(sheet)), _levels(card, sheet.recipe), contents]
+    sections.append(_recipe(sheet.recipe))
+    if training and card.training:
+        sections.append(Section("trained with", _pairs(card.training)))
+    return sections
+
+
+def _made(sheet: WeightsSheet) -> tuple[tuple[str, str], ...]:
+    """What the card of weights says."""
+    card = sheet.card
+    return (
         ("stage", card.stage),
         ("written by", f"medcl {card.medcl}"),
         ("network", _flow(card.encoder.model_dump(mode="json"))),
@@ -122,12 +136,12 @@ def _weights(file: Path, *, training: bool = True) -> list[Section]:
         ("licence", card.licence or "not stated"),
         ("cite", "; ".join(card.citations) or "not stated"),
         ("sha256", sheet.sha256),
-    ]
-    sections = [Section(f"weights {file.parent}", tuple(made)), _levels(card, sheet.recipe), contents]
-    sections.append(_recipe(sheet.recipe))
-    if training and card.training:
-        sections.append(Section("trained with", _pairs(card.training)))
-    return sections
+    )
+
+
+def described_sheet(sheet: WeightsSheet, title: str) -> list[Section]:
+    """What a card and its recipe say of weights that lie elsewhere, or in another format."""
+    return [Section(title, _made(sheet)), _levels(sheet.card, sheet.recipe), _recipe(sheet.recipe)]
 
 
 def _joint(file: Path, cards: JointCards, *, training: bool) -> list[Section]:

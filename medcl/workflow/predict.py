@@ -7,10 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from medcl.config.predict import PredictConfig
 from medcl.errors import MedclError
+from medcl.files import remove_leftovers
 from medcl.inference.inputs import Input
 from medcl.reporting.run_page import write_page
 from medcl.runs import RunFolder
@@ -45,6 +44,8 @@ def predict(config: PredictConfig, progress: Callable[[int, int], None] | None =
     skipped: list[Path] = []
     failed: dict[str, tuple[str, ...]] = {}
     with run.started("predict", config, resume=_continues(run, config)):
+        for maps in ("probabilities", "entropy", "variance"):
+            remove_leftovers(config.out / maps)
         for done, item in enumerate(inputs, 1):
             if config.skip_existing and writer.is_there(item):
                 skipped.append(writer.target(item))
@@ -79,7 +80,7 @@ def _continues(run: RunFolder, config: PredictConfig) -> bool:
     """Whether the folder holds masks of the same networks, so that more may be added."""
     if not run.config.is_file():
         return False
-    before = yaml.safe_load(run.config.read_text())
+    before = run.read_config()
     now, fields = config.model_dump(mode="json"), PredictConfig.model_fields
     keys = ("runs", "tta", "skip_empty", "precision")
     return isinstance(before, dict) and all(before.get(key, fields[key].default) == now[key] for key in keys)

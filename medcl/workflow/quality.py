@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 from medcl.files import atomic_path
 from medcl.inference.predictor import Prediction
+from medcl.records.csv_tables import read_written
 
 FILE = "quality.csv"
 _COLUMNS = ("id", "label", "name", "expected_dice", "calibrated")
@@ -18,11 +20,14 @@ class QualityTable:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
-        self._rows: dict[str, list[tuple[str, ...]]] = {}
-        if self.path.is_file():
-            with open(self.path, newline="", encoding="utf-8") as stream:
-                for row in csv.DictReader(stream):
-                    self._rows.setdefault(row["id"], []).append(tuple(row[column] for column in _COLUMNS))
+
+    @cached_property
+    def _rows(self) -> dict[str, list[tuple[str, ...]]]:
+        """Read when it is first added to: until then another process may write it."""
+        rows: dict[str, list[tuple[str, ...]]] = {}
+        for row in read_written(self.path, columns=_COLUMNS):
+            rows.setdefault(row["id"], []).append(tuple(row[column] for column in _COLUMNS))
+        return rows
 
     def add(self, case: str, prediction: Prediction, names: Mapping[int, str]) -> None:
         """Note what to expect of a case and write the table. A mask that marks nothing has one row without a label."""

@@ -19,6 +19,7 @@ from medcl.files import atomic_path
 from medcl.inference.predictor import torch_device
 from medcl.inference.restoration import restored
 from medcl.modalities.volume import read_volume
+from medcl.preparation.apply import check_growth
 from medcl.preparation.axes import interpolate, rescaled_grid, smooth_for, to_ras
 from medcl.preparation.body import body_box, body_mask
 from medcl.preparation.recipe import Recipe
@@ -88,6 +89,7 @@ def _case(
     """A record seen in thick slices and brought back by the network and by interpolation, each against the record itself."""
     volume = read_volume(record.volume, channels=len(recipe.channels))
     data, affine = to_ras(volume.data.astype(np.float32), volume.affine)
+    check_growth(volume.name, data.shape[1:], affine, recipe.spacing)
     coordinates, _ = rescaled_grid(data.shape[1:], affine, recipe.spacing)
     data = interpolate(smooth_for(data, coordinates), coordinates)
     truth = data[:, *(slice(size // times * times) for size, times in zip(data.shape[1:], factor, strict=True))]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from medcl.config.predict import PredictConfig
 from medcl.errors import DataError, WeightsError
 from medcl.inference.inputs import Input, find_records
 from medcl.inference.predictor import torch_device
+from medcl.records.csv_tables import read_written
 from medcl.records.manifest import Manifest
 from medcl.types import Array
 from medcl.weights.classifier import find_classifier, is_classifier
@@ -78,12 +79,19 @@ class ToldClasses:
         if len(named) > 1:
             raise WeightsError(f"the runs tell different classes: {' and '.join(', '.join(each) for each in named)}")
         (self.classes,) = named
-        self.rows: dict[str, Array] = {}
-        if self.table.is_file():
-            with open(self.table, newline="", encoding="utf-8") as stream:
-                for row in csv.DictReader(stream):
-                    values = self.rows.setdefault(row["id"], np.full(len(self.classes), np.nan))
-                    values[self.classes.index(row["class"])] = float(row["probability"])
+
+    @cached_property
+    def rows(self) -> dict[str, Array]:
+        """Read when they are first added to: until then another process may write them."""
+        rows: dict[str, Array] = {}
+        for row in read_written(self.table, numbers=("probability",)):
+            if row.get("class") not in self.classes:
+                raise DataError(
+                    f"{self.table}: tells of other classes than {', '.join(self.classes)}; choose another --out"
+                )
+            values = rows.setdefault(row["id"], np.full(len(self.classes), np.nan))
+            values[self.classes.index(row["class"])] = float(row["probability"])
+        return rows
 
     @property
     def table(self) -> Path:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from medcl.modalities.dicom_source import read_source
 from medcl.modalities.rtstruct import write_rtstruct
 from medcl.modalities.volume import Volume, read_volume, write_mask, write_scores, write_volume
 from medcl.preparation.apply import check_volume, prepare
+from medcl.records.csv_tables import read_written
 from medcl.weights.alignment import is_alignment
 from medcl.weights.classifier import is_classifier
 from medcl.weights.load import build_regressor, build_restorer
@@ -117,7 +118,12 @@ class Masks(_OfVolumes):
         return self._target(item, self.config.formats[0])
 
     def is_there(self, item: Input) -> bool:
-        return all(self._target(item, name).is_file() for name in self.config.formats)
+        targets = [self._target(item, name) for name in self.config.formats]
+        if self.config.probabilities:
+            targets.append(self._scores(item))
+        if self.config.uncertainty:
+            targets.append(self.config.out / "entropy" / f"{item.name}.nii.gz")
+        return all(is_whole(target) for target in targets)
 
     def write(self, item: Input) -> Path:
         target = self.target(item)
@@ -126,18 +132,20 @@ class Masks(_OfVolumes):
             item.files, probabilities=self.config.probabilities, uncertainty=self.config.uncertainty
         )
         if prediction.probabilities is not None:
-            scores = target.parent / "probabilities" / f"{item.name}.nii.gz"
-            write_scores(scores, prediction.probabilities, prediction.volume)
+            write_scores(self._scores(item), prediction.probabilities, prediction.volume)
         for name, values in prediction.uncertainty.items():
             write_scores(target.parent / name / f"{item.name}.nii.gz", values[None], prediction.volume)
-        if "nifti" in self.config.formats:
+        self.quality.add(item.name, prediction, self.predictor.labels)
+        if "nifti" in self.config.formats:  # last: where the mask is, everything is
             write_mask(self._target(item, "nifti"), prediction.labels, prediction.volume)
         for name in self.of_a_series:
             assert source is not None
             write_object = write_seg if name == "seg" else write_rtstruct
             write_object(self._target(item, name), prediction.labels, source, self.predictor.labels)
-        self.quality.add(item.name, prediction, self.predictor.labels)
         return target
+
+    def _scores(self, item: Input) -> Path:
+        return self.config.out / "probabilities" / f"{item.name}.nii.gz"
 
     def _target(self, item: Input, name: str) -> Path:
         return self.config.out / (item.mask if name == "nifti" else f"{item.name}.{name}.dcm")
@@ -167,10 +175,11 @@ class Numbers(_OfVolumes):
                 f"the runs tell different targets: {', '.join(sorted(' '.join(pair) for pair in named))}"
             )
         ((self.name, self.unit),) = named
-        self.rows: dict[str, float] = {}
-        if self.target(None).is_file():
-            with open(self.target(None), newline="", encoding="utf-8") as stream:
-                self.rows = {row["id"]: float(row["predicted"]) for row in csv.DictReader(stream)}
+
+    @cached_property
+    def rows(self) -> dict[str, float]:
+        """Read when they are first added to: until then another process may write them."""
+        return {row["id"]: float(row["predicted"]) for row in read_written(self.target(None), numbers=("predicted",))}
 
     def target(self, item: Input | None) -> Path:
         return self.out / "predictions.csv"
@@ -179,16 +188,14 @@ class Numbers(_OfVolumes):
         return item.name in self.rows
 
     def write(self, item: Input) -> Path:
-        told = []
+        told, rows = [], self.rows
         for weights, regressor in zip(self.runs, self.regressors, strict=True):
             volume = read_volume(item.files, channels=len(weights.recipe.channels))
             patch = window(weights.card.training, weights.recipe.patch, regressor.encoder.spatial_dims)
             data = torch.from_numpy(prepare(volume, weights.recipe).data)
             told.append(number_of(regressor, data, patch, batch=self.batch, device=self.device)[0])
-        self.rows[item.name] = float(np.mean(told))
-        write_numbers(
-            self.target(item), self.name, self.unit, [(name, value, None) for name, value in self.rows.items()]
-        )
+        rows[item.name] = float(np.mean(told))
+        write_numbers(self.target(item), self.name, self.unit, [(name, value, None) for name, value in rows.items()])
         return self.target(item)
 
     def facts(self) -> dict[str, Any]:
@@ -214,7 +221,7 @@ class FinerVolumes(_OfVolumes):
         return self.out / f"{item.name}.nii.gz"
 
     def is_there(self, item: Input) -> bool:
-        return self.target(item).is_file()
+        return is_whole(self.target(item))
 
     def write(self, item: Input) -> Path:
         recipe = self.weights.recipe
@@ -248,6 +255,11 @@ class FinerVolumes(_OfVolumes):
                 " x ".join(f"{step:.2g}" for step in finer),
                 " x ".join(f"{step:.2g}" for step in known),
             )
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file is there and holds something. What medcl writes is there whole or not at all; an empty file is of someone else."""
+    return path.is_file() and path.stat().st_size > 0
 
 
 def window(training: Mapping[str, Any], patch: Sequence[int], dims: int) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ PEERS  ?= .venv-peers
 # Processes that share the test files; each computes with one thread.
 JOBS   ?= 2
 
-.PHONY: install demo test lint types bench oracles peers study clean
+.PHONY: install demo test fuzz lint types bench oracles peers study clean
 
 install: $(READY)
 
@@ -23,6 +23,10 @@ demo: install
 test: install
 	$(BIN)/python -m pytest -q tests/cli
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --ignore=tests/cli
+
+# Fifty thousand damaged files; none may crash, hang or fill the memory of the reader that it is given to.
+fuzz: install
+	OMP_NUM_THREADS=1 $(BIN)/python tests/reliability/fuzz.py --mutants 50000 --seed 0
 
 oracles: install
 	$(BIN)/python -m pytest tests/oracles -q -rs --no-header

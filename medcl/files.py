@@ -77,6 +77,14 @@ def parse_json(text: str) -> Any:
         raise ValueError("nested too deeply") from error
 
 
+def is_file(path: Path) -> bool:
+    """Whether ``path`` is a file. No where its name is one that no file can have, for which the system has an error of its own."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def remove_leftovers(folder: Path | str) -> None:
     """Remove what writers that were killed left in ``folder``. Only for who knows that nobody writes there now."""
     for part in Path(folder).glob(f"{_PART}*"):

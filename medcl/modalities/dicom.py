@@ -8,6 +8,7 @@ as one would bend the anatomy.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ _IMAGE_TAGS = [
     "SamplesPerPixel", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "BitsAllocated",
     "PixelRepresentation", "RescaleSlope", "RescaleIntercept",
 ]  # fmt: skip
+_MOST_PACKED = 1100  # pixels that a byte can stand for: no codec of DICOM packs more
 _NO_IMAGES = frozenset({"SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "SR", "PR", "KO", "REG", "DOC"})
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
@@ -116,9 +118,17 @@ def read_tags(path: Path, names: Sequence[str]) -> pydicom.Dataset:
 
 
 def read_plane(path: Path, shape: tuple[int, ...]) -> Array:
-    """The one slice of a file as ``(x, y)`` of that shape, decoded and rescaled by GDCM, which brings the codecs along."""
+    """The one slice of a file as ``(x, y)`` of that shape, decoded and rescaled by GDCM, which brings the codecs along.
+
+    GDCM takes the memory that lengths and sizes ask for, and guesses where a file does not say how it is encoded: that is checked before.
+    """
+    if "TransferSyntaxUID" not in read_dicom_tags(path, ()).file_meta:
+        raise DataError(f"{path}: damaged; it does not say how it is encoded (TransferSyntaxUID)")
+    stored = path.stat().st_size
+    if math.prod(shape) > _MOST_PACKED * stored:
+        raise DataError(f"{path}: truncated or damaged; {shape[0]} x {shape[1]} pixels cannot be in its {stored} bytes")
     try:
-        plane = np.transpose(sitk.GetArrayFromImage(sitk.ReadImage(str(path))))
+        plane = np.transpose(sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="GDCMImageIO")))
     except RuntimeError as error:
         raise DataError(
             f"{path}: its pixels cannot be decoded; the file is truncated, damaged or of an unknown encoding"

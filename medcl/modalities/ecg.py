@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from medcl.errors import DataError
+from medcl.files import is_file
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 """The twelve standard leads in the order that medcl keeps."""
@@ -103,7 +104,7 @@ def constant_leads(data: Float32[np.ndarray, "leads T"]) -> Bool[np.ndarray, " l
 
 def _header_path(path: Path) -> Path:
     header = path.with_suffix(".hea") if path.suffix.lower() in _SUFFIXES else path.with_name(f"{path.name}.hea")
-    if not header.is_file():
+    if not is_file(header):
         raise DataError(f"{header}: no such file; an ECG is named by its WFDB header")
     return header
 

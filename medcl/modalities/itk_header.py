@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medcl.errors import DataError
+from medcl.files import is_file
 
 _MOST_BYTES = 1 << 20
 _MOST_AXES = 16
 _LONGEST_WORD = 64  # a float64 takes 24 characters
+_LONGEST_FIELD = 1000
 _FREE_TEXT = ("content", "comment", "name", "elementdatafile", "data file", "datafile", "labels", "sample units")
 _WORDS = re.compile(r"[^\s(),]+")
 _MOST_PACKED = 1100
@@ -26,13 +28,18 @@ def check_text(path: Path) -> None:
     """Raises DataError where the header of ``path`` would harm its reader."""
     voxels, axes = 1, 1
     for name, value in _fields(path):
+        if name == "elementdatafile" and not value:
+            raise DataError(f"{path}: damaged; its header does not say where the voxels are (ElementDataFile)")
         if name in _FREE_TEXT:
             continue
-        words = _WORDS.findall(value)
+        words = _WORDS.findall(f"{name} {value}")
         if any(len(word) > _LONGEST_WORD for word in words):
             raise DataError(
-                f"{path}: damaged; its header gives '{name}' as a word of more than {_LONGEST_WORD} letters"
+                f"{path}: damaged; its header gives '{name[:40]}' as a word of more than {_LONGEST_WORD} letters"
             )
+        if len(value) > _LONGEST_FIELD:
+            raise DataError(f"{path}: damaged; its header gives '{name}' in more than {_LONGEST_FIELD} letters")
+        words = _WORDS.findall(value)
         if name in ("dimension", "ndims", "space dimension"):
             axes = _whole(path, name, words, 1)[0]
             if not 0 < axes <= _MOST_AXES:
@@ -53,11 +60,7 @@ def data_files(path: Path) -> tuple[Path, ...]:
     if path.suffix.lower() not in (".mhd", ".nhdr"):
         return ()
     for name, value in _fields(path):
-        if (
-            name in ("elementdatafile", "data file", "datafile")
-            and "\0" not in value
-            and (path.parent / value).is_file()
-        ):
+        if name in ("elementdatafile", "data file", "datafile") and "\0" not in value and is_file(path.parent / value):
             return (path.parent / value,)
     return ()
 

@@ -16,6 +16,7 @@ from pydicom import Dataset
 from scipy import special
 
 from medcl.errors import DataError
+from medcl.files import is_file
 from medcl.modalities import dicom, image
 from medcl.records.dicom_tree import is_dicom, whole_number
 from medcl.records.names import is_image
@@ -42,7 +43,7 @@ def read_radiograph(
     DataError where the file is missing, damaged, in colour, of several frames, or not of a known kind.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"{path}: no such file")
     if is_image(path):
         plane = _from_image(path, colour_as_grey)

@@ -254,6 +254,10 @@ def _disagreement(first: VolumeHeader, other: VolumeHeader) -> str | None:
 def _reader(path: Path) -> ModuleType:
     """The module that reads ``path``; all have ``read_header``, ``read_voxels`` and ``files_of``."""
     name = path.name.lower()
+    try:
+        path.exists()
+    except OSError as error:  # a name longer than names can be
+        raise DataError(f"{path}: no such file ({error.strerror})") from error
     if name.endswith(nifti.SUFFIXES):
         return nifti
     if name.endswith(itk.SUFFIXES):

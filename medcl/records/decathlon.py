@@ -46,7 +46,11 @@ def open_decathlon(path: Path) -> Manifest:
     root = path.parent
     records, problems = [], []
     for part, declared in _PARTS:
-        for number, entry in enumerate(content.get(part) or []):
+        entries = content.get(part) or []
+        if not isinstance(entries, list):
+            problems.append(f"{path}: {part}: expected a list of cases, not {str(entries)[:40]!r}")
+            continue
+        for number, entry in enumerate(entries):
             try:
                 records.append(_record(entry, root, declared))
             except DataError as error:

@@ -34,16 +34,29 @@ def is_dicom(path: Path) -> bool:
 
 
 class DicomStream(io.BufferedReader):
-    """A file that is never asked for more bytes than it has: a damaged length field would else ask for gigabytes of memory."""
+    """A file that says so where a length field leads beyond its end, which pydicom skips and GDCM takes the memory for."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(io.FileIO(path))
+        self._size = os.fstat(self.fileno()).st_size
 
     def read(self, size: int | None = -1, /) -> bytes:
         """At most ``size`` bytes."""
         if size is not None and size > io.DEFAULT_BUFFER_SIZE:
-            size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
+            self._check(self.tell() + size)
         return super().read(size)
+
+    def seek(self, place: int, whence: int = os.SEEK_SET, /) -> int:
+        """As for any file, but not beyond its end."""
+        if whence == os.SEEK_SET:
+            self._check(place)
+        elif whence == os.SEEK_CUR:
+            self._check(self.tell() + place)
+        return super().seek(place, whence)
+
+    def _check(self, place: int) -> None:
+        if place > self._size:
+            raise EOFError(f"a length field leads to byte {place} of {self._size}")
 
 
 def read_dicom_tags(path: Path, names: Iterable[str]) -> Dataset:
@@ -52,7 +65,9 @@ def read_dicom_tags(path: Path, names: Iterable[str]) -> Dataset:
         with warnings.catch_warnings(), DicomStream(path) as stream:
             warnings.simplefilter("ignore")  # pydicom warns of odd values, and its messages may quote identifiers
             tags = dcmread(stream, stop_before_pixels=True, specific_tags=list(names))
-            list(tags)  # values are converted, and warned of, when first looked at
+            # Values are converted, and warned of, when first looked at.
+            list(tags)
+            list(tags.file_meta)
             return tags
     except Exception as error:  # pydicom names no common class for what a damaged file makes it raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -96,12 +96,21 @@ def main() -> None:
         sys.argv.insert(1, "--debug")
     try:
         app()
-    except MedclError as error:
+    except (MedclError, OSError, MemoryError) as error:
         if debug:
             raise
-        for problem in error.problems:
+        for problem in _problems(error):
             print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)
+
+
+def _problems(error: MedclError | OSError | MemoryError) -> tuple[str, ...]:
+    """What the user can mend, a line each."""
+    if isinstance(error, MedclError):
+        return error.problems
+    if isinstance(error, MemoryError):
+        return ("not enough memory; close other programs, or ask for less at a time (batch, workers)",)
+    return (f"{error.filename or 'the system'}: {error.strerror or error}",)
 
 
 if __name__ == "__main__":

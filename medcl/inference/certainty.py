@@ -31,17 +31,11 @@ class ExpectedDice:
     def watching(self, slabs: Iterator[Slab]) -> Iterator[Slab]:
         """``slabs`` of probabilities as they are."""
         for slab in slabs:
-            labels = slab.scores.argmax(0)
-            sums = np.array(
-                [
-                    (
-                        one[labels == index].sum(dtype=np.float64),
-                        one.sum(dtype=np.float64),
-                        np.count_nonzero(labels == index),
-                    )
-                    for index, one in enumerate(slab.scores)
-                ]
-            )
+            classes = len(slab.scores)
+            labels = slab.scores.argmax(0).ravel()
+            inside = np.bincount(labels, slab.scores.max(0).ravel(), classes)  # a mask's own probability is the largest
+            probable = slab.scores.sum((1, 2, 3), dtype=np.float64)
+            sums = np.stack([inside, probable, np.bincount(labels, minlength=classes)], 1)
             self._sums = sums if self._sums is None else self._sums + sums
             yield slab
 

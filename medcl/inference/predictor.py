@@ -60,7 +60,7 @@ class Predictor:
     Args:
         runs: run folders or weights folders of `medcl finetune`.
         tta: average over mirrored inputs, along the axes that a run's training views were mirrored.
-        batch: windows in the network at a time; default: one on a CPU, where more are no faster, and four on a GPU, or as many as its memory holds.
+        batch: windows in the network at a time; default: :func:`windows_at_a_time`, halved whenever the memory does not hold them.
         skip_empty: leave windows out that do not reach into the body; what lies there is background.
         precision: of the network: ``32``, ``bf16``, or ``auto``: bf16 where the device has instructions for it.
         device: ``auto`` (the GPU if there is one), ``cpu`` or ``gpu``.
@@ -79,7 +79,7 @@ class Predictor:
         device: str = "auto",
     ) -> None:
         self.device = torch_device(device)
-        self.batch = batch or (1 if self.device.type == "cpu" else 4)
+        self.batch = batch or windows_at_a_time(self.device)
         self.skip_empty = skip_empty
         self.precision = resolve_precision(precision, gpu=self.device.type != "cpu")
         self.members = [_load_member(Path(run), tta, self.device) for run in runs]
@@ -181,10 +181,8 @@ class Predictor:
 def _load_member(run: Path, tta: bool, device: torch.device) -> _Member:
     weights = find_weights(run)
     segmenter = build_segmenter(weights).to(device).requires_grad_(False)
-    views = weights.card.training.get("views") or {}
-    window = tuple(views.get("patch") or weights.recipe.patch)
     mirror = _trained_mirroring(weights) if tta else ()
-    return _Member(segmenter, weights.recipe, window, mirror, weights.card.calibration)
+    return _Member(segmenter, weights.recipe, weights.window, mirror, weights.card.calibration)
 
 
 def _trained_mirroring(weights: WeightsFile) -> tuple[int, ...]:
@@ -197,6 +195,14 @@ def _trained_mirroring(weights: WeightsFile) -> tuple[int, ...]:
             weights.path,
         )
     return axes
+
+
+def windows_at_a_time(device: torch.device) -> int:
+    """How many windows a network sees at once unless that was said.
+
+    On one thread of a CPU, PyTorch convolves a single window without oneDNN, at half the speed or less; more than two are no faster.
+    """
+    return 2 if device.type == "cpu" else 4
 
 
 def torch_device(name: str) -> torch.device:

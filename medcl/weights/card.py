@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -9,8 +10,9 @@ from pydantic import Field, PositiveInt, ValidationError
 
 from medcl import __version__
 from medcl.config.encoder import EncoderConfig
+from medcl.config.plain_yaml import load_plain
 from medcl.config.strict import Strict
-from medcl.errors import WeightsError
+from medcl.errors import ConfigError, WeightsError
 from medcl.preparation.recipe import Recipe
 from medcl.weights.calibration import DiceCalibration
 
@@ -57,14 +59,12 @@ class WeightsSheet(Strict):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
 
     @classmethod
-    def from_yaml(cls, text: str, where: object) -> WeightsSheet:
+    def from_yaml(cls, text: str, where: Path) -> WeightsSheet:
         """Read :meth:`to_yaml`'s output; ``where`` names its file in messages. Raises WeightsError."""
         try:
-            values = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise WeightsError(
-                f"{where}: is not YAML ({str(error).splitlines()[0]}); take it anew from the run"
-            ) from None
+            values = load_plain(text, where)
+        except ConfigError as error:
+            raise WeightsError([f"{problem}; take it anew from the run" for problem in error.problems]) from None
         if not isinstance(values, dict) or "card" not in values:
             raise WeightsError(f"{where}: does not describe weights (no card in it); take it anew from the run")
         version = values.get("version", 1)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from medcl.config.plain_yaml import FAILURES, not_yaml, read_yaml_text, refuse_aliases
+from medcl.config.plain_yaml import read_yaml_text
 from medcl.errors import ConfigError, WeightsError
 from medcl.preparation.recipe import Recipe
 from medcl.runs import RunFolder
@@ -36,6 +36,12 @@ class WeightsFile:
     state: dict[str, Tensor]
     card: WeightsCard
     recipe: Recipe
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        """The size of the views that the network was trained on, in voxels x y z: what it is shown of a scan at a time."""
+        views = self.card.training.get("views") or {}
+        return tuple(views.get("patch") or self.recipe.patch)
 
 
 def find_weights(path: Path | str) -> WeightsFile:
@@ -81,14 +87,9 @@ def read_sheet(file: Path) -> WeightsSheet:
         )
     try:
         text = read_yaml_text(sheet, MOST_SHEET_BYTES)
-        refuse_aliases(text, sheet)
-        return WeightsSheet.from_yaml(text, sheet)
     except ConfigError as error:
-        raise WeightsError(
-            [f"{problem}; copy it from the run that wrote the weights" for problem in error.problems]
-        ) from None
-    except FAILURES as error:
-        raise WeightsError(f"{not_yaml(sheet, error)}; copy it from the run that wrote the weights") from None
+        raise WeightsError([f"{problem}; take it anew from the run" for problem in error.problems]) from None
+    return WeightsSheet.from_yaml(text, sheet)
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from medcl.errors import WeightsError
-from medcl.weights.card import WeightsSheet
 from medcl.weights.imports.nnunet import read_json
 from medcl.weights.imports.nnunet_plans import read_plans
-from medcl.weights.read import SHEET
+from medcl.weights.read import SHEET, read_sheet
 from medcl.workflow.describe import Section, described_sheet
 from medcl.workflow.exported import format_of
 
@@ -21,7 +20,7 @@ def describe_exported(folder: Path) -> list[Section]:
     title = f"{format_of(folder)} {folder}"
     sheet = folder / SHEET
     if sheet.is_file():
-        return described_sheet(WeightsSheet.from_yaml(sheet.read_text(encoding="utf-8"), sheet), title)
+        return described_sheet(read_sheet(sheet), title)
     if (folder / "plans.json").is_file():
         return _results(folder, title)
     if (folder / "configs" / "metadata.json").is_file():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +14,7 @@ import torch
 from medcl.config.predict import PredictConfig
 from medcl.errors import ConfigError, WeightsError
 from medcl.inference.inputs import Input, find_inputs
-from medcl.inference.predictor import Predictor, torch_device
+from medcl.inference.predictor import Predictor, torch_device, windows_at_a_time
 from medcl.inference.restoration import restored_in_place
 from medcl.inference.windows import number_of
 from medcl.modalities.dicom_seg import require_highdicom, write_seg
@@ -136,12 +135,12 @@ class Masks(_OfVolumes):
         for name, values in prediction.uncertainty.items():
             write_scores(target.parent / name / f"{item.name}.nii.gz", values[None], prediction.volume)
         self.quality.add(item.name, prediction, self.predictor.labels)
-        if "nifti" in self.config.formats:  # last: where the mask is, everything is
-            write_mask(self._target(item, "nifti"), prediction.labels, prediction.volume)
         for name in self.of_a_series:
             assert source is not None
             write_object = write_seg if name == "seg" else write_rtstruct
             write_object(self._target(item, name), prediction.labels, source, self.predictor.labels)
+        if "nifti" in self.config.formats:  # last: where the mask is, everything is
+            write_mask(self._target(item, "nifti"), prediction.labels, prediction.volume)
         return target
 
     def _scores(self, item: Input) -> Path:
@@ -165,8 +164,8 @@ class Numbers(_OfVolumes):
 
     def __init__(self, config: PredictConfig) -> None:
         self.out = config.out
-        self.batch = config.batch or 4
         self.device = torch_device(config.device)
+        self.batch = config.batch or windows_at_a_time(self.device)
         self.runs = [find_weights(run) for run in config.runs]
         self.regressors = [build_regressor(weights).to(self.device) for weights in self.runs]
         named = {(w.card.training["target"], w.card.training["unit"]) for w in self.runs}
@@ -191,7 +190,7 @@ class Numbers(_OfVolumes):
         told, rows = [], self.rows
         for weights, regressor in zip(self.runs, self.regressors, strict=True):
             volume = read_volume(item.files, channels=len(weights.recipe.channels))
-            patch = window(weights.card.training, weights.recipe.patch, regressor.encoder.spatial_dims)
+            patch = weights.window[: regressor.encoder.spatial_dims]
             data = torch.from_numpy(prepare(volume, weights.recipe).data)
             told.append(number_of(regressor, data, patch, batch=self.batch, device=self.device)[0])
         rows[item.name] = float(np.mean(told))
@@ -211,8 +210,8 @@ class FinerVolumes(_OfVolumes):
         if len(config.runs) > 1:
             raise ConfigError("volumes of several super-resolution runs are not averaged; name one run")
         self.out = config.out
-        self.batch = config.batch or 4
         self.device = torch_device(config.device)
+        self.batch = config.batch or windows_at_a_time(self.device)
         self.weights = find_weights(config.runs[0])
         self.restorer = build_restorer(self.weights).to(self.device)
         self.factor = tuple(self.weights.card.training["factor"])
@@ -234,7 +233,7 @@ class FinerVolumes(_OfVolumes):
             volume.affine,
             recipe,
             self.factor,
-            window(self.weights.card.training, recipe.patch, self.restorer.encoder.spatial_dims),
+            self.weights.window[: self.restorer.encoder.spatial_dims],
             batch=self.batch,
             device=self.device,
         )
@@ -260,8 +259,3 @@ class FinerVolumes(_OfVolumes):
 def is_whole(path: Path) -> bool:
     """Whether a file is there and holds something. What medcl writes is there whole or not at all; an empty file is of someone else."""
     return path.is_file() and path.stat().st_size > 0
-
-
-def window(training: Mapping[str, Any], patch: Sequence[int], dims: int) -> tuple[int, ...]:
-    """The sides of a network's window: those of its training views, of as many axes as it has."""
-    return tuple((training.get("views") or {}).get("patch") or patch)[:dims]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import medcl.cli.main as main_module
 from medcl.cli.main import COMMANDS
 
 
@@ -66,6 +67,26 @@ def test_unknown_command_and_missing_file(tmp_path: Path) -> None:
     done = _medcl("pretrain", "configs/pretrain/nothing.yaml", cwd=tmp_path)
     assert done.returncode == 2
     assert "no such file" in done.stderr
+
+
+def test_what_the_system_refuses_is_a_line_too(tmp_path: Path, monkeypatch, capsys) -> None:
+    done = _medcl("predict", "x" * 300, "scan.nii.gz", "--out", str(tmp_path / "masks"))
+    assert done.returncode == 2
+    assert "File name too long" in done.stderr
+    assert "Traceback" not in done.stderr
+
+    def exhausted() -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(main_module, "app", exhausted)
+    monkeypatch.setattr(sys, "argv", ["medcl"])
+    with pytest.raises(SystemExit) as ended:
+        main_module.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: not enough memory")
+    monkeypatch.setattr(sys, "argv", ["medcl", "--debug"])
+    with pytest.raises(MemoryError):
+        main_module.main()
 
 
 def test_shipped_configuration_is_found_from_anywhere(tmp_path: Path) -> None:

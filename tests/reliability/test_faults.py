@@ -346,9 +346,9 @@ FAULTS = [
     # Weights and configurations that mean harm.
     Fault("checkpoint that runs code", _hostile_checkpoint, 2, r"{}: holds more than weights and would run code when opened, so it is not read"),
     Fault("pickle under another name", _hostile_safetensors, 2, r"{}: is damaged or not a safetensors file"),
-    Fault("recipe.yaml that runs code", lambda c: _sheet(c, lambda text: text + "x: !!python/object/apply:os.system ['touch executed']\n"), 2, r"{}.*: is not YAML"),
+    Fault("recipe.yaml that runs code", lambda c: _sheet(c, lambda text: text + "x: !!python/object/apply:os.system ['touch executed']\n"), 2, r"{}:\d+: not valid YAML .*; take it anew from the run"),
     Fault("recipe.yaml that grows", lambda c: _sheet(c, lambda text: text + _doubling()), 2, r"{}:\d+: YAML aliases are not allowed"),
-    Fault("recipe.yaml a hundred thousand deep", lambda c: _sheet(c, lambda text: text + "x: " + "[" * 100_000), 2, r"{}: nested too deeply; copy it from the run"),
+    Fault("recipe.yaml a hundred thousand deep", lambda c: _sheet(c, lambda text: text + "x: " + "[" * 100_000), 2, r"{}: nested too deeply; take it anew from the run"),
     Fault("YAML that runs code", lambda c: _yaml(c, "out: !!python/object/apply:os.system ['touch executed']\n"), 2, r"{}:1: not valid YAML"),
     Fault("YAML that grows", lambda c: _yaml(c, _doubling()), 2, r"{}:2: YAML aliases are not allowed; write the value out"),
     Fault("YAML a hundred thousand deep", lambda c: _yaml(c, "a: " + "[" * 100_000), 2, r"{}: nested too deeply"),

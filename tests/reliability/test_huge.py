@@ -1,4 +1,4 @@
-"""A volume larger than memory should have to be: its header, what `medcl inspect` needs of it, and a patch of its prepared array."""
+"""A volume larger than memory should have to be: its header, what `medcl inspect` needs of it, and a view of its prepared array."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from bad_input import Medcl, write_scan
 
 _MEASURED = """
 import json, resource, sys
@@ -66,21 +67,32 @@ def test_looking_at_a_volume_takes_the_memory_of_a_slab(tmp_path: Path, shape: t
     assert found["facts"] < 150, found  # type: ignore[operator]
 
 
-def test_a_patch_of_a_huge_prepared_volume_takes_the_memory_of_the_patch(tmp_path: Path) -> None:
-    """The store of 1024 x 1024 x 1500 voxels is 6 GB of float32, mapped and not read."""
-    code = """
+_VIEWED = """
 import resource, sys
 import numpy as np
-place = np.lib.format.open_memmap(sys.argv[1], "w+", np.float32, (1, 1024, 1024, 1500))
-del place
+from medcl.config.views import ViewsConfig
+from medcl.preparation.store import Store
+from medcl.views.sampler import ViewSampler
+store = Store(sys.argv[1])
+sampler = ViewSampler(store, store.ids, ViewsConfig(slots=1, spatial=None, intensity=None), patch=(16, 16, 16), batch=1, seed=0, spatial_dims=3)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-data = np.load(sys.argv[1], mmap_mode="r")
-patch = np.array(data[:, 400:496, 400:496, 700:796])
-print(patch.shape[1], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+assert store.open(store.ids[0]).data.shape == (1, 1024, 1024, 1500)
+view = sampler.render(sampler.plan(0), "cpu")[0]
+print(view.data.shape[-1], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
+
+
+def test_a_view_of_a_huge_prepared_volume_takes_the_memory_of_the_view(tmp_path: Path, medcl: Medcl) -> None:
+    """The prepared array of 1024 x 1024 x 1500 voxels is 6 GB of float32, of zeros that take no place on the disk; it is mapped and not read."""
+    write_scan(tmp_path / "scans" / "a.nii.gz", (24, 24, 24))
+    assert medcl("prepare", tmp_path / "scans", "--out", tmp_path / "store").code == 0
+    (array,) = (tmp_path / "store" / "arrays").glob("*/data.npy")
+    array.unlink()
+    np.lib.format.open_memmap(array, "w+", np.float32, (1, 1024, 1024, 1500)).flush()
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "data.npy")], capture_output=True, encoding="utf-8", timeout=60
+        [sys.executable, "-c", _VIEWED, str(tmp_path / "store")], capture_output=True, encoding="utf-8", timeout=120
     )
+    assert done.returncode == 0, done.stderr
     side, kibibytes = map(int, done.stdout.split())
-    assert side == 96
+    assert side == 16
     assert kibibytes < 200 << 10

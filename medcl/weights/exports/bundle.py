@@ -11,10 +11,9 @@ import numpy as np
 import torch
 
 from medcl import __version__
-from medcl.errors import WeightsError
-from medcl.preparation.recipe import EqualisedIntensity, MRIntensity, Recipe
+from medcl.preparation.recipe import MRIntensity, Recipe
 from medcl.weights.exports.bundle_config import inference_config
-from medcl.weights.exports.model import Model, write_sheet
+from medcl.weights.exports.model import Model, check_recipe, write_sheet
 from medcl.weights.exports.program import PROGRAM, traced
 
 CONFIG, METADATA = "configs/inference.json", "configs/metadata.json"
@@ -22,7 +21,7 @@ CONFIG, METADATA = "configs/inference.json", "configs/metadata.json"
 
 def export_bundle(model: Model, folder: Path) -> list[str]:
     """Write the bundle into ``folder``. Raises WeightsError for a recipe that MONAI's transforms cannot express."""
-    _check(model)
+    check_recipe(model.recipe, model.weights.path, "cannot be said in MONAI's transforms")
     for part in ("configs", "models", "docs"):
         (folder / part).mkdir()
     torch.export.save(traced(model), folder / "models" / PROGRAM)
@@ -33,26 +32,6 @@ def export_bundle(model: Model, folder: Path) -> list[str]:
     write_sheet(model.weights, folder)
     notes = [f"run it inside the folder: {command}"]
     return notes + _differences(model.recipe)
-
-
-def _check(model: Model) -> None:
-    """WeightsError, one line each, for what has no counterpart among MONAI's transforms."""
-    recipe, where = model.recipe, model.weights.path
-    found = {
-        "recipe.modality: radiograph": recipe.modality != "volume",
-        "recipe.n4": recipe.n4,
-        "recipe.intensity: equalised": isinstance(recipe.intensity, EqualisedIntensity),
-        "recipe.shorter": recipe.shorter is not None,
-        "recipe.crop: centre": recipe.crop == "centre",
-    }
-    problems = [name for name, present in found.items() if present]
-    if problems:
-        raise WeightsError(
-            [
-                f"{where}: {name} cannot be said in MONAI's transforms; export it with --to onnx and prepare scans with medcl"
-                for name in problems
-            ]
-        )
 
 
 def _differences(recipe: Recipe) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from medcl.encoders.segmenter import Segmenter
 from medcl.errors import WeightsError
-from medcl.preparation.recipe import Recipe
+from medcl.preparation.recipe import EqualisedIntensity, Recipe
 from medcl.weights.card import WeightsSheet
 from medcl.weights.load import build_segmenter, find_weights
 from medcl.weights.read import SHEET, WeightsFile, sha256
@@ -43,7 +44,7 @@ def read_model(run: Path | str) -> Model:
     weights = find_weights(run)
     check_segments(weights)
     network = build_segmenter(weights).requires_grad_(False)
-    return Model(weights, network, window_of(weights)[: network.encoder.spatial_dims])
+    return Model(weights, network, weights.window[: network.encoder.spatial_dims])
 
 
 def write_sheet(weights: WeightsFile, folder: Path) -> None:
@@ -53,10 +54,23 @@ def write_sheet(weights: WeightsFile, folder: Path) -> None:
     (folder / SHEET).write_text(sheet.to_yaml(), encoding="utf-8")
 
 
-def window_of(weights: WeightsFile) -> tuple[int, ...]:
-    """The size of the views that a network was trained on, x y z: the window that `medcl predict` shows it."""
-    views = weights.card.training.get("views") or {}
-    return tuple(views.get("patch") or weights.recipe.patch)
+def check_recipe(recipe: Recipe, where: Path, lacking: str, more: Mapping[str, bool] | None = None) -> None:
+    """WeightsError, one line each, for what only medcl prepares; ``lacking`` says whose words fail. ``more``: what else has none, and whether it is there."""
+    found = {
+        "recipe.modality: radiograph": recipe.modality != "volume",
+        "recipe.n4": recipe.n4,
+        "recipe.intensity: equalised": isinstance(recipe.intensity, EqualisedIntensity),
+        "recipe.shorter": recipe.shorter is not None,
+        "recipe.crop: centre": recipe.crop == "centre",
+        **(more or {}),
+    }
+    problems = [
+        f"{where}: {name} {lacking}; export it with --to onnx and prepare scans with medcl"
+        for name, present in found.items()
+        if present
+    ]
+    if problems:
+        raise WeightsError(problems)
 
 
 def check_segments(weights: WeightsFile) -> None:

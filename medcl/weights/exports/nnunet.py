@@ -14,9 +14,9 @@ from medcl.encoders.nnunet_keys import to_nnunet
 from medcl.encoders.plain_unet import PlainUNet
 from medcl.encoders.residual_unet import ResidualUNet
 from medcl.errors import WeightsError
-from medcl.preparation.recipe import CTIntensity, EqualisedIntensity, Recipe
+from medcl.preparation.recipe import CTIntensity, Recipe
 from medcl.weights.axes import turned
-from medcl.weights.exports.model import check_segments, window_of, write_sheet
+from medcl.weights.exports.model import check_recipe, check_segments, write_sheet
 from medcl.weights.exports.nnunet_plans import plans_of
 from medcl.weights.load import find_weights
 from medcl.weights.read import WeightsFile
@@ -38,11 +38,13 @@ def export_nnunet(run: Path | str, folder: Path) -> list[str]:
             f"{weights.path}: encoder {weights.card.encoder.name} is none of nnU-Net's networks; only residual_unet "
             "(base, large) and what was imported from nnU-Net can be exported to it"
         )
-    recipe, window = weights.recipe, window_of(weights)
-    check_recipe(recipe, network.spatial_dims, weights.path)
+    recipe = weights.recipe
+    unsampled = any(side is None for side in recipe.spacing[: network.spatial_dims])
+    more = {"recipe.spacing with an axis that is not resampled": unsampled}
+    check_recipe(recipe, weights.path, "has no counterpart in nnU-Net's plans", more)
     classes = weights.card.classes or max(2, len(recipe.labels))
     plain = isinstance(network, PlainUNet)
-    plans = plans_of(recipe, network.layout, window, plain=plain)
+    plans = plans_of(recipe, network.layout, weights.window, plain=plain)
     labels = {recipe.labels.get(index, f"class {index}"): index for index in range(1, classes)}
     dataset = {
         "channel_names": {str(index): name for index, name in enumerate(recipe.channels)},
@@ -74,24 +76,6 @@ def export_nnunet(run: Path | str, folder: Path) -> list[str]:
         f"fine-tune: nnUNetv2_train ... -pretrained_weights {folder.name}/fold_0/{CHECKPOINT}",
         *_differences(recipe, weights),
     ]
-
-
-def check_recipe(recipe: Recipe, dims: int, where: Path) -> None:
-    """WeightsError, one line each, for what nnU-Net's preprocessing cannot do."""
-    unsampled = any(side is None for side in recipe.spacing[:dims])
-    found = {
-        "recipe.modality: radiograph": recipe.modality != "volume",
-        "recipe.n4": recipe.n4,
-        "recipe.intensity: equalised": isinstance(recipe.intensity, EqualisedIntensity),
-        "recipe.shorter": recipe.shorter is not None,
-        "recipe.crop: centre": recipe.crop == "centre",
-        "recipe.spacing with an axis that is not resampled": unsampled,
-    }
-    problems = [f"{where}: {name} has no counterpart in nnU-Net's plans" for name, present in found.items() if present]
-    if problems:
-        raise WeightsError(
-            [f"{problem}; export it with --to onnx and prepare scans with medcl" for problem in problems]
-        )
 
 
 def with_heads(weights: WeightsFile, network: ResidualUNet | PlainUNet, classes: int) -> Mapping[str, Tensor]:

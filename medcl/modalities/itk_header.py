@@ -7,6 +7,7 @@ so small a file.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,9 +46,10 @@ def check_text(path: Path) -> None:
             if not 0 < axes <= _MOST_AXES:
                 raise DataError(f"{path}: damaged; its header gives {axes} axes")
         elif name in ("sizes", "dimsize"):
-            voxels = 1
-            for size in _whole(path, name, words, axes):
-                voxels *= max(size, 0)
+            sizes = _whole(path, name, words, axes)
+            if min(sizes) < 1:
+                raise DataError(f"{path}: damaged; its header gives '{name}' as '{' '.join(words)[:60]}'")
+            voxels = math.prod(sizes)
     stored = sum(file.stat().st_size for file in (path, *data_files(path)))
     if voxels > _MOST_PACKED * stored and (data_files(path) or path.suffix.lower() in (".mha", ".nrrd")):
         raise DataError(

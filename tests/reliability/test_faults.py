@@ -299,6 +299,8 @@ FAULTS = [
     Fault("negative sizes", _scan(lambda c: _inside(c.scan(), _dimensions(12, -14, 10))), 1, r"{}: damaged; its header tells of 12 x -14 x 10 voxels"),
     Fault("gigabytes behind the voxels", _scan(lambda c: _rewritten(c.scan(), lambda raw: gzip.compress(gzip.decompress(raw) + bytes(80 << 20), 1))), 1, r"{}: truncated or damaged, .*far behind its last voxel"),
     Fault("MetaImage of absurd size", _scan(_header("scan.mha", _MHA.format(3, "9999 9999 9999", "1 1 1"))), 1, r"{}: truncated or damaged; its header tells of 999700029999 voxels"),
+    Fault("MetaImage of negative size", _scan(_header("scan.mha", _MHA.format(3, "-1 14 10", "1 1 1"))), 1, r"{}: damaged; its header gives 'dimsize' as '-1 14 10'"),
+    Fault("NRRD of no size", _scan(_header("scan.nrrd", _NRRD.format("4 0 4", _UNIT))), 1, r"{}: damaged; its header gives 'sizes' as '4 0 4'"),
     Fault("MetaImage of absurdly many axes", _scan(_header("scan.mha", _MHA.format("9" * 19, "4 4 4", "1 1 1"))), 1, r"{}: damaged; its header gives 9999999999999999999 axes"),
     Fault("MetaImage without extent", _scan(_header("scan.mha", _MHA.format(3, "4 4 2", "1 0 1"))), 1, r"{}: (not a readable metaimage file|its affine is singular)"),
     Fault("NRRD with an endless number", _scan(_header("scan.nrrd", _NRRD.format("4 4 2", _UNIT.replace("1)", "9" * 500 + ")")))), 1, r"{}: damaged; its header gives 'space directions' as a word of more than 64 letters"),

@@ -3,9 +3,9 @@
     .venv-peers/bin/python benchmarks/nnunet_masks.py
 
 Networks with random weights (so that scores are nearly equal in many places), windows of 16 x 32 x 24, volumes of smooth noise at the recipe's spacing
-unless said otherwise. `medcl export --to nnunet` writes the results folder; nnU-Net's predictor reads it, mirrors nothing and runs on the CPU. medcl
-shows windows of air, too, as nnU-Net does. `tests/peers/test_nnunet_weights.py` shows that nothing differs once nnU-Net adds in 32 bits with
-MONAI's Gaussian.
+unless said otherwise; recipes of both conventions: medcl's own, and nnU-Net's, which imported networks have. `medcl export --to nnunet` writes the results folder; nnU-Net's predictor reads it, mirrors nothing and runs on the CPU. medcl
+shows windows of air, too, as nnU-Net does. `tests/peers/test_nnunet_weights.py` shows that by nnU-Net's convention nothing differs once nnU-Net adds in 32
+bits.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def write_volume(folder: Path, shape: tuple[int, ...], spacing: tuple[float, ...
     return folder
 
 
-def write_runs(folder: Path) -> dict[str, Path]:
+def write_runs(folder: Path, convention: str) -> dict[str, Path]:
     """Weights of three networks by name."""
     from medcl.config.encoder import NnunetConfig, ResidualEncoderConfig
     from medcl.encoders.build import build_encoder
@@ -54,6 +54,7 @@ def write_runs(folder: Path) -> dict[str, Path]:
     from medcl.weights.save import save_weights
 
     recipe = Recipe(
+        convention=convention,
         spacing=SPACING,
         intensity=CTIntensity(window=(-300, 400), mean=30, std=120),
         patch=PATCH,
@@ -98,18 +99,20 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        runs = write_runs(root / "runs")
-        for run in runs:
-            export(runs[run], "nnunet", root / "results" / run)
-        for volume, (shape, spacing) in VOLUMES.items():
-            scans = write_volume(root / "scans" / volume, shape, spacing)
-            shares = []
-            for run, weights in runs.items():
-                theirs = nnunet_mask(root / "results" / run, scans, root / "masks" / volume / run)
-                ours = Predictor([weights], skip_empty=False).predict([scans / "case_0000.nii.gz"]).labels
-                shares.append(f"{100 * np.mean(theirs != ours):.2f} %")
-            rows.append(f"| {volume} | {' | '.join(shares)} |")
-    print(f"| volume | {' | '.join(runs)} |\n|{' --- |' * (1 + len(runs))}")
+        for convention in ("medcl", "nnunet"):
+            place = root / convention
+            runs = write_runs(place / "runs", convention)
+            for run in runs:
+                export(runs[run], "nnunet", place / "results" / run)
+            for volume, (shape, spacing) in VOLUMES.items():
+                scans = write_volume(place / "scans" / volume, shape, spacing)
+                shares = []
+                for run, weights in runs.items():
+                    theirs = nnunet_mask(place / "results" / run, scans, place / "masks" / volume / run)
+                    ours = Predictor([weights], skip_empty=False).predict([scans / "case_0000.nii.gz"]).labels
+                    shares.append(f"{100 * np.mean(theirs != ours):.2f} %")
+                rows.append(f"| {convention} | {volume} | {' | '.join(shares)} |")
+    print(f"| recipe.convention | volume | {' | '.join(runs)} |\n|{' --- |' * (2 + len(runs))}")
     print("\n".join(rows))
 
 

@@ -6,6 +6,7 @@ A slab's rows are finished once every window that reaches them was added; they a
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -13,8 +14,10 @@ from itertools import product
 import numpy as np
 import torch
 from monai.data.utils import compute_importance_map, dense_patch_slices
+from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
+from medcl.preparation.recipe import Convention
 from medcl.preparation.restore import Slab
 from medcl.types import Array
 
@@ -42,13 +45,15 @@ def blended(
     batch: int = 4,
     times: int = 1,
     box: Array | None = None,
+    convention: Convention = "medcl",
     device: torch.device | str = "cpu",
 ) -> Iterator[Slab]:
     """The Gaussian mean of what ``scorer`` says of the windows of ``data (C, X, Y, Z)``, slab by slab along ``axis``.
 
     A window of two axes cuts slices along z. A smaller volume is continued by its border, and the result is cut back. Places, order
     and weights of the windows along x are those of MONAI's ``sliding_window_inference(mode="gaussian",
-    padding_mode="replicate")``, and so are the sums, bit for bit. A slab's scores may be changed; they are good until the next
+    padding_mode="replicate")``, and so are the sums, bit for bit; by ``convention`` nnunet they are nnU-Net's: windows spread evenly, zeros
+    around a smaller volume, a Gaussian about the voxel after the middle. A slab's scores may be changed; they are good until the next
     slab is asked for.
 
     Args:
@@ -58,11 +63,12 @@ def blended(
             left out; where no other lies, the first class is sure.
         batch: windows at a time, halved whenever the device has not the memory for them.
     """
-    weight = compute_importance_map(tuple(window), mode="gaussian", sigma_scale=0.125, device=device)
-    grid = _Grid.of(data.shape[1:], window, overlap, box)
+    spread = convention == "nnunet"
+    weight = _nnunet_weight(window).to(device) if spread else _monai_weight(window, device)
+    grid = _Grid.of(data.shape[1:], window, overlap, box, spread=spread)
     blocks = data[None] if len(window) == 3 else data.movedim(-1, 0)
     if any(grid.padding):
-        blocks = nn.functional.pad(blocks, grid.padding, mode="replicate")
+        blocks = nn.functional.pad(blocks, grid.padding, mode="constant" if spread else "replicate")
     adder = _Adder(scorer, classes, weight, batch, times)
     if len(window) == 2:
         return _slices(adder, blocks, grid)
@@ -98,9 +104,12 @@ class _Grid:
     upper: tuple[int, ...]
 
     @classmethod
-    def of(cls, shape: Sequence[int], window: Sequence[int], overlap: float, box: Array | None) -> _Grid:
+    def of(
+        cls, shape: Sequence[int], window: Sequence[int], overlap: float, box: Array | None, *, spread: bool
+    ) -> _Grid:
         before = [max(side - size, 0) // 2 for side, size in zip(window, shape, strict=False)]
-        starts = tuple(_starts(max(size, side), side, overlap) for size, side in zip(shape, window, strict=False))
+        place = _spread_starts if spread else _starts
+        starts = tuple(place(max(size, side), side, overlap) for size, side in zip(shape, window, strict=False))
         inside = tuple(slice(start, start + size) for start, size in zip(before, shape, strict=False))
         corners = np.array([[0] * 3, shape]) if box is None else np.rint(box + 0.5).astype(int)
         lower, upper = np.add(corners, [*before, 0][:3])
@@ -228,6 +237,25 @@ def _starts(size: int, side: int, overlap: float) -> tuple[int, ...]:
     """Where windows of ``side`` voxels begin along an axis of ``size``; the last one ends with it."""
     step = side if side == size else max(1, int(side * (1 - overlap)))
     return tuple(place.start for (place,) in dense_patch_slices((size,), (side,), (step,)))
+
+
+def _spread_starts(size: int, side: int, overlap: float) -> tuple[int, ...]:
+    """Where windows of ``side`` voxels begin, as many as steps of that overlap need, at even distances (nnU-Net)."""
+    room = size - side
+    steps = math.ceil(room / (side * (1 - overlap)))
+    return tuple(round(room * index / steps) for index in range(steps + 1)) if steps else (0,)
+
+
+def _monai_weight(window: Sequence[int], device: torch.device | str) -> Tensor:
+    return compute_importance_map(tuple(window), mode="gaussian", sigma_scale=0.125, device=device)
+
+
+def _nnunet_weight(window: Sequence[int]) -> Tensor:
+    """``(*window)``: a Gaussian of an eighth of the window, its top at ``side // 2``; nowhere 0."""
+    weight = np.zeros(window)
+    weight[tuple(side // 2 for side in window)] = 1
+    weight = gaussian_filter(weight, [side / 8 for side in window], mode="constant").astype(np.float32)
+    return torch.from_numpy(np.maximum(weight / weight.max(), weight[weight > 0].min()))
 
 
 def _resumed(first: tuple[int, Tensor], rest: Iterator[tuple[int, Tensor]]) -> Iterator[tuple[int, Tensor]]:

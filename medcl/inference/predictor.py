@@ -171,6 +171,7 @@ class Predictor:
                 mirror=member.mirror,
                 box=prepared.box if self.skip_empty else None,
                 precision=self.precision,
+                convention=member.recipe.convention,
                 device=self.device,
             )
             for member in members

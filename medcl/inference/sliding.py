@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medcl.encoders.segmenter import Segmenter
 from medcl.inference.blending import blended, whole
+from medcl.preparation.recipe import Convention
 from medcl.preparation.restore import Slab
 from medcl.types import Array
 
@@ -25,6 +26,7 @@ def slabs_of(
     mirror: Sequence[int] = (),
     box: Array | None = None,
     precision: Literal["32", "bf16"] = "32",
+    convention: Convention = "medcl",
     device: torch.device | str = "cpu",
 ) -> Iterator[Slab]:
     """Probabilities of ``data (C, X, Y, Z)`` by ``segmenter`` (in eval mode), slab by slab: the softmax of blended scores.
@@ -32,7 +34,7 @@ def slabs_of(
     ``patch`` is the window in voxels x, y, z: the size of the training views, to which the network's normalisation is
     used. A smaller volume is continued by its border, as training views are. ``mirror`` names the axes (0, 1, 2) over all
     of whose flips the average goes. A network of two dimensions sees slices along z. ``precision`` is the network's;
-    blending and softmax are float32. ``axis``, ``batch``, ``box``: as of :func:`~medcl.inference.blending.blended`.
+    blending and softmax are float32. ``axis``, ``batch``, ``box``, ``convention``: as of :func:`~medcl.inference.blending.blended`.
     """
     dims = segmenter.encoder.spatial_dims
     flips = mirrored_axes([axis for axis in mirror if axis < dims])
@@ -49,7 +51,16 @@ def slabs_of(
                 yield first, told.float().flip(axes)
 
     slabs = blended(
-        scores, segmenter.classes, data, patch[:dims], axis=axis, batch=batch, times=len(flips), box=box, device=device
+        scores,
+        segmenter.classes,
+        data,
+        patch[:dims],
+        axis=axis,
+        batch=batch,
+        times=len(flips),
+        box=box,
+        convention=convention,
+        device=device,
     )
     for slab in slabs:
         values = torch.from_numpy(slab.scores)
@@ -66,10 +77,12 @@ def predict_scores(
     *,
     batch: int = 4,
     mirror: Sequence[int] = (),
+    convention: Convention = "medcl",
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """The probabilities ``(K, X, Y, Z)`` of :func:`slabs_of` as a whole, on the CPU."""
-    return whole(slabs_of(segmenter, data, patch, batch=batch, mirror=mirror, device=device), data.shape[1:])
+    slabs = slabs_of(segmenter, data, patch, batch=batch, mirror=mirror, convention=convention, device=device)
+    return whole(slabs, data.shape[1:])
 
 
 def mean_slabs(members: Sequence[Iterator[Slab]], *, variance: bool = False) -> Iterator[Slab]:

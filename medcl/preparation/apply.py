@@ -14,12 +14,13 @@ from medcl.modalities.volume import Volume
 from medcl.preparation.axes import (
     interpolate,
     interpolate_label,
+    oriented,
     rescaled_grid,
     smooth_for,
-    to_ras,
 )
 from medcl.preparation.body import body_box, body_mask
 from medcl.preparation.intensity import correct_bias, normalise
+from medcl.preparation.nnunet import prepare_nnunet
 from medcl.preparation.recipe import Recipe
 from medcl.preparation.source import SourceGrid
 from medcl.types import Affine, Array
@@ -32,10 +33,11 @@ __all__ = ["Prepared", "SourceGrid", "check_growth", "check_label", "check_volum
 
 @dataclass(frozen=True)
 class Prepared:
-    """A volume as a network sees it, in RAS order.
+    """A volume as a network sees it, its axes in RAS order (unless its recipe leaves them as stored).
 
     ``data (C, X, Y, Z)`` float32, ``label (X, Y, Z)`` uint8 or int16, ``affine`` from voxel centres to RAS
-    millimetres, ``box (2, 3)`` the body's lower and upper corner in voxels (edges), ``source`` the grid it came from.
+    millimetres, ``box (2, 3)`` the body's lower and upper corner in voxels (edges), ``source`` the grid it came from, ``recipe``
+    what was applied.
     """
 
     data: Array
@@ -43,6 +45,7 @@ class Prepared:
     affine: Affine
     box: Array
     source: SourceGrid
+    recipe: Recipe
 
 
 def prepare(volume: Volume, recipe: Recipe, label: Array | None = None) -> Prepared:
@@ -54,13 +57,18 @@ def prepare(volume: Volume, recipe: Recipe, label: Array | None = None) -> Prepa
     check_volume(volume, recipe, label)
     x, y, z = volume.data.shape[1:]
     source = SourceGrid((x, y, z), volume.affine)
-    data, affine = to_ras(volume.data.astype(np.float32), volume.affine)
+    data, affine = oriented(volume.data.astype(np.float32), volume.affine, recipe.orientation)
+    if label is not None:
+        label = oriented(_compact(label), volume.affine, recipe.orientation)[0]
     spacing = _spacing(recipe, data.shape[1:], affine)
     check_growth(volume.name, data.shape[1:], affine, spacing)
+    if recipe.convention == "nnunet":
+        found = prepare_nnunet(data, label, affine, recipe)
+        return Prepared(found.data, found.label, found.affine, body_box(body_mask(found.data)), source, recipe)
     coordinates, affine = rescaled_grid(data.shape[1:], affine, spacing)
     data = interpolate(smooth_for(data, coordinates), coordinates)
     if label is not None:
-        label = interpolate_label(to_ras(_compact(label), volume.affine)[0], coordinates)
+        label = interpolate_label(label, coordinates)
     body = body_mask(data)
     if recipe.n4:
         data = correct_bias(data, affine, body)
@@ -80,9 +88,8 @@ def prepare(volume: Volume, recipe: Recipe, label: Array | None = None) -> Prepa
         affine, box = _shifted(affine, first), np.clip(box - first, -0.5, np.array(data.shape[1:]) - 0.5)
         if (box[0] >= box[1]).any():  # none of the body is in the middle
             box = np.array([[-0.5] * 3, np.array(data.shape[1:]) - 0.5])
-    return Prepared(
-        np.ascontiguousarray(data), None if label is None else np.ascontiguousarray(label), affine, box, source
-    )
+    kept = None if label is None else np.ascontiguousarray(label)
+    return Prepared(np.ascontiguousarray(data), kept, affine, box, source, recipe)
 
 
 def check_growth(name: str, shape: Sequence[int], affine: Affine, spacing: Sequence[float | None]) -> None:

@@ -10,6 +10,7 @@ the cost; ``Spacing`` drops the shear of an affine.)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import nibabel
 import numpy as np
@@ -26,6 +27,11 @@ Coordinates = tuple[Array, Array, Array]
 SAME_SPACING = 1e-3
 # Coordinates this near to a voxel centre are that centre, up to the rounding of two affine products.
 _SNAP = 1e-5
+
+
+def oriented(array: Array, affine: Affine, orientation: Literal["RAS", "stored"]) -> tuple[Array, Affine]:
+    """``array (..., X, Y, Z)`` and its affine with the axes of a recipe's orientation. A view."""
+    return to_ras(array, affine) if orientation == "RAS" else (array, affine)
 
 
 def to_ras(array: Array, affine: Affine) -> tuple[Array, Affine]:

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from skimage.exposure import equalize_adapthist
 
 from medcl.modalities.itk import set_ras_affine
-from medcl.preparation.recipe import CTIntensity, EqualisedIntensity, IntensityRule, MinMaxIntensity
+from medcl.preparation.recipe import CTIntensity, EqualisedIntensity, IntensityRule, MinMaxIntensity, ZScoreIntensity
 from medcl.types import Affine, Array
 
 # N4 as in the volumetric spec 3.1: fitted on an image shrunken to at least this many voxels along an axis.
@@ -18,7 +18,7 @@ N4_FITTED_SIDE = 40
 
 
 def normalise(data: Array, body: Array, rule: IntensityRule) -> Array:
-    """``data (C, X, Y, Z)`` by ``rule``, as float32. ``body (X, Y, Z)`` says which voxels an MR volume is measured on.
+    """``data (C, X, Y, Z)`` by ``rule``, as float32. ``body (X, Y, Z)`` says on which voxels ``mr`` is measured, and ``zscore`` of nonzero ones.
 
     A channel without contrast becomes 0.
     """
@@ -29,6 +29,8 @@ def normalise(data: Array, body: Array, rule: IntensityRule) -> Array:
             continue
         low, high, mean, std = measured(values, body, rule)
         out[channel] = (np.clip(values, low, high) - mean) / std
+        if isinstance(rule, ZScoreIntensity) and rule.nonzero:
+            out[channel][~body] = values[~body]
     return out
 
 
@@ -56,6 +58,9 @@ def measured(values: Array, body: Array, rule: IntensityRule) -> tuple[float, fl
         if high - low <= 1e-6 * max(abs(low), abs(high)):
             return low, low, low, 1.0
         return -math.inf, math.inf, low, high - low
+    if isinstance(rule, ZScoreIntensity):
+        low, high, mean, std = _measured(values[body] if rule.nonzero else values, (0, 100))
+        return (low, high, mean, std) if low == high else (-math.inf, math.inf, mean, std)
     return _measured(values[body], rule.percentiles)
 
 

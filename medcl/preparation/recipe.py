@@ -83,12 +83,22 @@ class EqualisedIntensity(EqualiseConfig):
     name: Literal["equalised"] = "equalised"
 
 
+class ZScoreIntensity(Strict):
+    """Per volume and channel: ``(x - mean) / std`` over all its voxels (nnU-Net's ``ZScoreNormalization``)."""
+
+    name: Literal["zscore"] = "zscore"
+    nonzero: bool = Field(False, description="measure and change only what encloses voxels other than 0")
+
+
 def _check_percentiles(percentiles: tuple[float, float]) -> None:
     if not 0 <= percentiles[0] < percentiles[1] <= 100:
         raise ValueError(f"percentiles {list(percentiles)}: give [low, high] within 0 to 100")
 
 
-IntensityRule = Annotated[CTIntensity | MRIntensity | MinMaxIntensity | EqualisedIntensity, Field(discriminator="name")]
+IntensityRule = Annotated[
+    CTIntensity | MRIntensity | MinMaxIntensity | ZScoreIntensity | EqualisedIntensity, Field(discriminator="name")
+]
+Convention = Literal["medcl", "nnunet"]
 
 
 class Recipe(Strict):
@@ -97,7 +107,14 @@ class Recipe(Strict):
 
     version: Literal[1] = 1
     modality: Literal["volume", "radiograph"] = Field("volume", description="how the files are read")
-    orientation: Literal["RAS"] = Field("RAS", description="closest axis code after flipping and swapping axes")
+    convention: Convention = Field(
+        "medcl",
+        description="nnunet: cut to voxels other than 0, normalised, then resampled by splines; windows spread evenly, zeros around small volumes",
+    )
+    orientation: Literal["RAS", "stored"] = Field(
+        "RAS",
+        description="RAS: closest axis code after flipping and swapping axes; stored: axes as they lie in the file",
+    )
     spacing: tuple[PositiveFloat | None, PositiveFloat | None, PositiveFloat | None] = Field(
         description="millimetres per voxel, x y z; null: not resampled"
     )
@@ -113,6 +130,17 @@ class Recipe(Strict):
     channels: tuple[str, ...] = Field(min_length=1, description="what each channel is")
     labels: dict[int, str] = Field({}, description="what each label value is")
 
+    @model_validator(mode="after")
+    def _one_convention(self) -> Recipe:
+        ours = {"crop": self.crop != "none", "shorter": self.shorter is not None, "n4": self.n4}
+        ours["intensity"] = self.intensity.name not in ("ct", "minmax", "zscore")
+        found = [key for key, given in ours.items() if given]
+        if self.convention == "nnunet" and found:
+            raise ValueError(f"convention nnunet has no {found[0]} {getattr(self, found[0])}")
+        if self.convention == "medcl" and self.intensity.name == "zscore":
+            raise ValueError("intensity zscore belongs to convention nnunet; mr is medcl's z-score")
+        return self
+
     @property
     def digest(self) -> str:
         """SHA-256 of the whole recipe."""
@@ -123,7 +151,7 @@ class Recipe(Strict):
         """SHA-256 of what changes prepared voxels: all but the names and, where volumes are not cut to it, the patch."""
         kept = self.model_dump(mode="json", include={"version", "orientation", "spacing", "crop", "intensity", "n4"})
         cut: dict[str, Any] = {"patch": self.patch[:2]} if self.crop == "centre" else {}
-        cut |= self.model_dump(include={"modality", "shorter"}, exclude_defaults=True)
+        cut |= self.model_dump(include={"modality", "shorter", "convention"}, exclude_defaults=True)
         return _sha256({**kept, **cut, "channels": len(self.channels)})
 
     def to_yaml(self) -> str:
@@ -159,8 +187,15 @@ def derive_recipe(
         )
     names = tuple(channels) or (("image",) if count == 1 else tuple(f"channel {index}" for index in range(count)))
     spacing = config.spacing or _spacing(fingerprint)
-    crop = config.crop or ("foreground" if np.median(fingerprint.body_shares) <= 1 - CROP_GAIN else "none")
+    theirs = config.convention == "nnunet"
+    if theirs and (config.crop not in (None, "none") or config.n4):
+        raise ConfigError(
+            "recipe.convention: nnunet cuts to voxels other than 0 and knows no recipe.crop and no recipe.n4"
+        )
+    body = not theirs and np.median(fingerprint.body_shares) <= 1 - CROP_GAIN
+    crop = config.crop or ("foreground" if body else "none")
     return Recipe(
+        convention=config.convention,
         spacing=spacing,
         crop=crop,
         intensity=_intensity(fingerprint, config, names),
@@ -213,6 +248,10 @@ def _intensity(fingerprint: Fingerprint, config: RecipeConfig, channels: Sequenc
             raise ConfigError(
                 f"recipe.window: belongs to recipe.intensity=ct, but these volumes are treated as {kind}; set one"
             )
+        if config.convention == "nnunet":
+            if config.percentiles:
+                raise ConfigError("recipe.percentiles: recipe.convention=nnunet clips at none; leave it out")
+            return ZScoreIntensity() if kind == "mr" else MinMaxIntensity(percentiles=(0, 100))
         rule = MRIntensity if kind == "mr" else MinMaxIntensity
         return rule(percentiles=config.percentiles) if config.percentiles else rule()
     for key, value in (("percentiles", config.percentiles), ("n4", config.n4)):

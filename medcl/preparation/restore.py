@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
+from medcl.modalities.header import spacing_of
 from medcl.preparation.apply import Prepared
-from medcl.preparation.axes import axis_coordinates, from_ras, interpolate, to_ras
-from medcl.types import Affine, Array
+from medcl.preparation.axes import axis_coordinates, from_ras, interpolate, oriented
+from medcl.preparation.nnunet import nearest_rows, slice_axis
+from medcl.types import Array
+
+_LEAST = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class Restored:
 def restore(slabs: Iterable[Slab], prepared: Prepared, *, scores: bool = False) -> Restored:
     """What ``slabs``, probabilities of K classes, say on the grid that ``prepared`` came from: the likeliest class of every voxel.
 
-    The slabs come in order and cover the prepared grid. Linear, float32. What the prepared grid does not cover (it was cropped away) is
+    The slabs come in order and cover the prepared grid; their scores are changed. Linear, float32; by recipes of ``convention: nnunet``
+    linear in logarithms, as nnU-Net interpolates scores. What the prepared grid does not cover (it was cropped away) is
     background: class 0 with probability 1, and maps of 0. Without ``scores`` one slab, and one class of it on the source grid, is in memory
     at a time.
 
@@ -67,37 +71,64 @@ def restore(slabs: Iterable[Slab], prepared: Prepared, *, scores: bool = False) 
             better = one > best
             np.copyto(best, one, where=better)
             np.copyto(labels[part.rows], index, where=better)
+        if kept is not None and restorer.logarithmic:
+            _exponentiate(kept[(slice(None), *part.rows)])
         for index in range(part.maps):
             assert maps is not None
             maps[index][part.rows] = part.map(index)
     if labels is None:
         raise ValueError("no scores to restore")
-    home = partial(_stored, affine=prepared.source.affine)
-    return Restored(home(labels), None if maps is None else home(maps), None if kept is None else home(kept))
+    return Restored(
+        restorer.stored(labels),
+        None if maps is None else restorer.stored(maps),
+        None if kept is None else restorer.stored(kept),
+    )
 
 
-def _stored(array: Array, affine: Affine) -> Array:
-    return np.ascontiguousarray(from_ras(array, affine))
+def _exponentiate(scores: Array) -> None:
+    """Logarithms ``(K, X, Y, Z)`` become probabilities."""
+    scores -= scores.max(0)
+    np.exp(scores, out=scores)
+    scores /= scores.sum(0)
 
 
 class _Restorer:
-    """Where the voxels of the source grid, in RAS order of ``shape``, lie in the prepared grid."""
+    """Where the voxels of the source grid, of ``shape`` in the recipe's orientation, lie in the prepared grid."""
 
     def __init__(self, prepared: Prepared) -> None:
-        empty = np.broadcast_to(np.int8(0), prepared.source.shape)
-        oriented, affine = to_ras(empty, prepared.source.affine)
-        self.shape = oriented.shape
+        recipe, self._source = prepared.recipe, prepared.source
+        self._orientation = recipe.orientation
+        empty = np.broadcast_to(np.int8(0), self._source.shape)
+        turned, affine = oriented(empty, self._source.affine, self._orientation)
+        self.shape = turned.shape
+        self.logarithmic = recipe.convention == "nnunet"
         self._sizes = prepared.data.shape[1:]
-        self._coordinates = axis_coordinates(oriented.shape, affine, prepared.affine)
+        self._coordinates = axis_coordinates(turned.shape, affine, prepared.affine)
         self._covered = [
             (at > -0.5 - 1e-3) & (at < size - 0.5 + 1e-3)
             for at, size in zip(self._coordinates, self._sizes, strict=True)
         ]
 
+        if self.logarithmic:
+            own = spacing_of(affine)
+            given = [step if each is None else each for step, each in zip(own, recipe.spacing, strict=True)]
+            nearest = slice_axis(given, own)
+            self._coordinates = tuple(
+                nearest_rows(at) if axis == nearest else at for axis, at in enumerate(self._coordinates)
+            )
+
+    def stored(self, array: Array) -> Array:
+        """``array (..., X, Y, Z)`` in the voxel order of the source."""
+        turned = from_ras(array, self._source.affine) if self._orientation == "RAS" else array
+        return np.ascontiguousarray(turned)
+
     def parts(self, slabs: Iterable[Slab]) -> Iterator[_Part]:
         """What each slab, with the row before it, tells of the source."""
         told, before = 0, None
         for slab in slabs:
+            if self.logarithmic:
+                np.maximum(slab.scores, _LEAST, out=slab.scores)
+                np.log(slab.scores, out=slab.scores)
             size = self._sizes[slab.axis]
             nearest = np.clip(self._coordinates[slab.axis], 0, size - 1)
             stop = int(np.searchsorted(nearest, slab.stop - 1, side="right"))
@@ -142,7 +173,10 @@ class _Part:
     def scores(self, index: int) -> Array:
         """Of one class, ``(X, Y, Z)``; may be the slab's own memory."""
         before = None if self.before is None else self.before.scores
-        return self._values(self.slab.scores, before, index, 1.0 if index == 0 else 0.0)
+        beyond = 1.0 if index == 0 else 0.0
+        return self._values(
+            self.slab.scores, before, index, np.log(max(beyond, _LEAST)) if self.restorer.logarithmic else beyond
+        )
 
     def map(self, index: int) -> Array:
         """One map, ``(X, Y, Z)``; may be the slab's own memory."""

@@ -26,7 +26,8 @@ def calibrate(segmenter: Segmenter, store: Store, ids: Sequence[str], patch: Seq
     for record_id in ids:
         entry = store.open(record_id)
         told, labels = ExpectedDice(), np.empty(entry.label.shape, np.int64)
-        slabs = slabs_of(segmenter, torch.from_numpy(np.array(entry.data)), patch, device=device)
+        data = torch.from_numpy(np.array(entry.data))
+        slabs = slabs_of(segmenter, data, patch, convention=store.recipe.convention, device=device)
         for slab in told.watching(slabs):
             rows = [slice(None)] * 3
             rows[slab.axis] = slice(slab.start, slab.stop)

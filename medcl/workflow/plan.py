@@ -34,6 +34,7 @@ _BOOKKEEPING = ("device", "workers", "threads", "checkpoint_every", "log_every")
 _LATER: dict[str, Any] = {
     "data.pool": "fixed",
     "data.count": "records",
+    "recipe.convention": "medcl",
     "encoder_lr_decay": 1.0,
     "optimiser.betas": [0.9, 0.999],
     "optimiser.eps": 1e-8,

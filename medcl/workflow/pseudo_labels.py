@@ -45,7 +45,8 @@ def label_pool(
     segmenter.eval()
 
     def predict(data: Tensor) -> Array:
-        scores = predict_scores(segmenter, data, patch, mirror=mirror, device=device)
+        convention = store.recipe.convention
+        scores = predict_scores(segmenter, data, patch, mirror=mirror, convention=convention, device=device)
         label = scores.argmax(0).numpy()
         return largest_components(label) if extra.largest_component else label
 

@@ -1,7 +1,7 @@
 """Whole models across nnU-Net and medcl: results folders made with nnU-Net's own trainer, and medcl's exports in nnU-Net's own runtime.
 
-nnU-Net adds windows in 16 bits, and its Gaussian lies half a voxel beside MONAI's. Both are set to medcl's here, so that what is left would
-be a difference of networks, axes, preparation or label order; `docs/how-to/weights.md` says what they cost as they are.
+nnU-Net adds windows in 16 bits, which are set to 32 here, so that what is left would be a difference of networks, axes, preparation or label
+order. For exports whose recipe is of medcl's own convention its Gaussian is set to MONAI's, too. `docs/how-to/weights.md` says what both cost.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from medcl.config.encoder import EncoderConfig, NnunetConfig, ResidualEncoderCon
 from medcl.encoders.build import build_encoder
 from medcl.encoders.segmenter import Segmenter
 from medcl.inference.predictor import Predictor
-from medcl.preparation.recipe import CTIntensity, Recipe
+from medcl.preparation.recipe import Convention, CTIntensity, Recipe
 from medcl.weights.card import WeightsCard
 from medcl.weights.exports.write import export
 from medcl.weights.imports.nnunet import import_nnunet
@@ -55,19 +55,34 @@ def nnunet(peer, monkeypatch, tmp_path):
     return peer
 
 
+SCANS = {
+    "six windows": ((32, 48, 24), (1.5, 1, 1.25)),
+    "half windows do not divide it": ((29, 45, 31), (1.5, 1, 1.25)),
+    "another spacing": ((32, 48, 24), (1, 1.4, 2)),
+    "smaller than a window": ((12, 24, 20), (1.5, 1, 1.25)),
+    "thick slices": ((28, 40, 8), (1.5, 1, 5)),
+}
+
+
+def save_scan(folder: Path, shape: tuple[int, ...], spacing: tuple[float, ...]) -> Path:
+    """Smooth noise, stored with its first axis flipped."""
+    values = 400 * ndimage.gaussian_filter(np.random.default_rng(0).normal(size=shape), 1.0) + 50
+    folder.mkdir(parents=True)
+    image = nibabel.Nifti1Image(values.astype(np.float32), np.diag([-spacing[0], *spacing[1:], 1]))
+    nibabel.save(image, folder / "case_0000.nii.gz")
+    return folder
+
+
 @pytest.fixture
 def scans(tmp_path: Path) -> Path:
-    """A scan of six windows at the spacing of the recipe, stored with its first axis flipped."""
-    values = 400 * ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(32, 48, 24)), 1.0) + 50
-    (tmp_path / "scans").mkdir()
-    image = nibabel.Nifti1Image(values.astype(np.float32), np.diag([-1.5, 1, 1.25, 1]))
-    nibabel.save(image, tmp_path / "scans" / "case_0000.nii.gz")
-    return tmp_path / "scans"
+    """A scan of six windows at the spacing of the recipe."""
+    return save_scan(tmp_path / "scans", *SCANS["six windows"])
 
 
-def save_run(folder: Path, encoder: EncoderConfig) -> Path:
+def save_run(folder: Path, encoder: EncoderConfig, convention: Convention = "medcl") -> Path:
     torch.manual_seed(0)
     recipe = Recipe(
+        convention=convention,
         spacing=(1.5, 1, 1.25),
         intensity=CTIntensity(window=(-300, 400), mean=30, std=120),
         patch=PATCH,
@@ -93,8 +108,10 @@ def monai_gaussian(tile: tuple[int, ...], **_: Any) -> torch.Tensor:
     return compute_importance_map(tuple(tile), mode="gaussian", sigma_scale=0.125)
 
 
-def masks(peer, monkeypatch, results: Path, weights: Path, scans: Path) -> tuple[np.ndarray, np.ndarray]:
-    """nnU-Net's mask by ``results`` and medcl's by ``weights``."""
+def masks(
+    peer, monkeypatch, results: Path, weights: Path, scans: Path, *, gaussian: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """nnU-Net's mask by ``results`` and medcl's by ``weights``; ``gaussian``: nnU-Net's is set to MONAI's."""
     module = peer("nnunetv2.inference.predict_from_raw_data")
     predictor = module.nnUNetPredictor(
         device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False, use_mirroring=True
@@ -104,7 +121,8 @@ def masks(peer, monkeypatch, results: Path, weights: Path, scans: Path) -> tuple
     out.mkdir(exist_ok=True)
     with monkeypatch.context() as patched:
         patched.setattr(torch, "half", torch.float32)
-        patched.setattr(module, "compute_gaussian", monai_gaussian)
+        if gaussian:
+            patched.setattr(module, "compute_gaussian", monai_gaussian)
         predictor.predict_from_files_sequential(str(scans), str(out))
     theirs = np.asarray(nibabel.load(out / "case.nii.gz").dataobj)
     ours = Predictor([weights], skip_empty=False).predict([scans / "case_0000.nii.gz"]).labels
@@ -128,7 +146,7 @@ def trainer_of(peer, plans: dict[str, Any], dataset: dict[str, Any], folder: Pat
 def test_an_export_predicts_and_fine_tunes_in_nnunet(nnunet, monkeypatch, scans, tmp_path, name: str) -> None:
     run = save_run(tmp_path / "seg", ENCODERS[name])
     export(run, "nnunet", tmp_path / "results")
-    theirs, ours = masks(nnunet, monkeypatch, tmp_path / "results", run, scans)
+    theirs, ours = masks(nnunet, monkeypatch, tmp_path / "results", run, scans, gaussian=True)
     assert np.mean(theirs != ours) <= 1e-4
     plans, dataset = (json.loads((tmp_path / "results" / f"{one}.json").read_text()) for one in ("plans", "dataset"))
     network = trainer_of(nnunet, plans, dataset, tmp_path).network
@@ -139,11 +157,24 @@ def test_an_export_predicts_and_fine_tunes_in_nnunet(nnunet, monkeypatch, scans,
     assert all(torch.equal(one, given[name]) for name, one in taken.items())
 
 
+@pytest.mark.parametrize("volume", SCANS)
+def test_an_export_of_nnunets_convention_predicts_alike(nnunet, monkeypatch, tmp_path, volume: str) -> None:
+    run = save_run(tmp_path / "seg", ENCODERS["base"], "nnunet")
+    export(run, "nnunet", tmp_path / "results")
+    scans = save_scan(tmp_path / "scans", *SCANS[volume])
+    theirs, ours = masks(nnunet, monkeypatch, tmp_path / "results", run, scans)
+    assert np.mean(theirs != ours) <= 1e-4
+
+
+@pytest.mark.parametrize("volume", SCANS)
 @pytest.mark.parametrize("forward", [(0, 1, 2), (2, 0, 1)], ids=str)
 @pytest.mark.parametrize("kind", ["residual", "plain"])
-def test_an_nnunet_model_imports(nnunet, monkeypatch, scans, tmp_path, kind: str, forward: tuple[int, ...]) -> None:
+def test_an_nnunet_model_imports(
+    nnunet, monkeypatch, tmp_path, kind: str, forward: tuple[int, ...], volume: str
+) -> None:
     """Made with nnU-Net's own planner format, trainer and checkpoint, random weights; also with transposed axes."""
-    export(save_run(tmp_path / "seg", ENCODERS[kind]), "nnunet", tmp_path / "given")
+    scans = save_scan(tmp_path / "scans", *SCANS[volume])
+    export(save_run(tmp_path / "seg", ENCODERS[kind], "nnunet"), "nnunet", tmp_path / "given")
     plans, dataset = (json.loads((tmp_path / "given" / f"{one}.json").read_text()) for one in ("plans", "dataset"))
     plans |= {"transpose_forward": list(forward), "transpose_backward": [forward.index(axis) for axis in range(3)]}
     configuration = plans["configurations"]["3d_fullres"]

@@ -11,7 +11,7 @@ import pytest
 from medcl.config.data import RecipeConfig
 from medcl.errors import ConfigError, DataError
 from medcl.preparation.fingerprint import BodyIntensity, Fingerprint, RecordPrint, fingerprint
-from medcl.preparation.recipe import CTIntensity, MRIntensity, Recipe, derive_recipe
+from medcl.preparation.recipe import CTIntensity, MRIntensity, Recipe, ZScoreIntensity, derive_recipe
 from medcl.records.manifest import Manifest
 from medcl.records.record import Record
 
@@ -177,3 +177,15 @@ def test_hippocampus_recipe(hippocampus):
     assert recipe.intensity == MRIntensity()
     assert recipe.crop == "none"
     assert sorted(recipe.labels) == [0, 1, 2]
+
+
+def test_a_recipe_of_nnunets_convention():
+    found = cohort(((100, 100, 60), (1.0, 1.0, 1.5)), share=0.3)
+    recipe = derive_recipe(found, RecipeConfig(convention="nnunet"))
+    assert (recipe.convention, recipe.crop, recipe.intensity) == ("nnunet", "none", ZScoreIntensity())
+    ct = derive_recipe(cohort(((100, 100, 60), (1.0, 1.0, 1.5)), modality="CT"), RecipeConfig(convention="nnunet"))
+    assert isinstance(ct.intensity, CTIntensity)
+    with pytest.raises(ConfigError, match=r"no recipe\.crop"):
+        derive_recipe(found, RecipeConfig(convention="nnunet", crop="foreground"))
+    with pytest.raises(ConfigError, match=r"recipe\.percentiles: recipe\.convention=nnunet"):
+        derive_recipe(found, RecipeConfig(convention="nnunet", percentiles=(1, 99)))

@@ -21,7 +21,8 @@ CONFIG, METADATA = "configs/inference.json", "configs/metadata.json"
 
 def export_bundle(model: Model, folder: Path) -> list[str]:
     """Write the bundle into ``folder``. Raises WeightsError for a recipe that MONAI's transforms cannot express."""
-    check_recipe(model.recipe, model.weights.path, "cannot be said in MONAI's transforms")
+    theirs = {"recipe.convention: nnunet": model.recipe.convention == "nnunet"}
+    check_recipe(model.recipe, model.weights.path, "cannot be said in MONAI's transforms", theirs)
     for part in ("configs", "models", "docs"):
         (folder / part).mkdir()
     torch.export.save(traced(model), folder / "models" / PROGRAM)

@@ -91,6 +91,9 @@ def with_heads(weights: WeightsFile, network: ResidualUNet | PlainUNet, classes:
 
 def _differences(recipe: Recipe, weights: WeightsFile) -> list[str]:
     """Where nnU-Net's masks may differ from those of `medcl predict`."""
+    if recipe.convention == "nnunet":
+        notes = ["nnU-Net adds scores in 16 bits and shows the network windows of air, too"]
+        return notes + _headless(weights)
     notes = [
         "nnU-Net spreads its windows evenly, pads small volumes with 0 and adds scores in 16 bits; medcl steps by half a window, "
         "pads with the border and adds in 32 bits",
@@ -102,6 +105,8 @@ def _differences(recipe: Recipe, weights: WeightsFile) -> list[str]:
         )
     if recipe.crop == "foreground":
         notes.append("nnU-Net crops to voxels that are not 0 instead of to the body box")
-    if weights.card.classes is None:
-        notes.append("pretrained weights without a head: for fine-tuning only")
-    return notes
+    return notes + _headless(weights)
+
+
+def _headless(weights: WeightsFile) -> list[str]:
+    return ["pretrained weights without a head: for fine-tuning only"] if weights.card.classes is None else []

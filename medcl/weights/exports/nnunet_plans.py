@@ -6,20 +6,23 @@ from collections.abc import Sequence
 from typing import Any
 
 from medcl.encoders.residual_unet import Layout, Side
-from medcl.preparation.recipe import CTIntensity, MinMaxIntensity, Recipe
+from medcl.preparation.recipe import CTIntensity, MinMaxIntensity, Recipe, ZScoreIntensity
 
 _KINDS = "dynamic_network_architectures.architectures.unet."
 
 
 def plans_of(recipe: Recipe, layout: Layout, window: Sequence[int], *, plain: bool) -> dict[str, Any]:
-    """The content of ``plans.json``. nnU-Net then reads scans in RAS order, as medcl does."""
+    """The content of ``plans.json``. nnU-Net then reads scans in the recipe's orientation."""
     dims = layout.dims
     spacing = [1.0 if side is None else side for side in recipe.spacing]
-    linear = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": False}
+    theirs = recipe.convention == "nnunet"
+    linear = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None if theirs else False}
     resampling: dict[str, Any] = {}
     for what in ("data", "seg", "probabilities"):
+        own = {"is_seg": what == "seg"} | ({"order": 3} if theirs and what == "data" else {})
         resampling[f"resampling_fn_{what}"] = "resample_data_or_seg_to_shape"
-        resampling[f"resampling_fn_{what}_kwargs"] = linear | ({"is_seg": True} if what == "seg" else {})
+        resampling[f"resampling_fn_{what}_kwargs"] = linear | own
+    masked = isinstance(recipe.intensity, ZScoreIntensity) and recipe.intensity.nonzero
     configuration = {
         "data_identifier": f"medcl_{dims}d",
         "preprocessor_name": "DefaultPreprocessor",
@@ -28,7 +31,7 @@ def plans_of(recipe: Recipe, layout: Layout, window: Sequence[int], *, plain: bo
         "median_image_size_in_voxels": _turned(window[:dims]),
         "spacing": _turned(spacing[:dims]),
         "normalization_schemes": [_scheme(recipe)] * len(recipe.channels),
-        "use_mask_for_norm": [False] * len(recipe.channels),
+        "use_mask_for_norm": [masked] * len(recipe.channels),
         **resampling,
         "batch_dice": False,
         "architecture": _architecture(layout, plain=plain),
@@ -38,7 +41,7 @@ def plans_of(recipe: Recipe, layout: Layout, window: Sequence[int], *, plain: bo
         "plans_name": "medclPlans",
         "original_median_spacing_after_transp": _turned(spacing),
         "original_median_shape_after_transp": _turned(window),
-        "image_reader_writer": "NibabelIOWithReorient",
+        "image_reader_writer": "NibabelIOWithReorient" if recipe.orientation == "RAS" else "SimpleITKIO",
         "transpose_forward": [0, 1, 2],
         "transpose_backward": [0, 1, 2],
         "configurations": {"3d_fullres" if dims == 3 else "2d": configuration},

@@ -8,11 +8,12 @@ from typing import Any
 
 from medcl.config.encoder import NnunetConfig
 from medcl.errors import WeightsError
-from medcl.preparation.recipe import CTIntensity, IntensityRule, MinMaxIntensity, MRIntensity, Recipe
+from medcl.preparation.recipe import CTIntensity, IntensityRule, MinMaxIntensity, Recipe, ZScoreIntensity
 from medcl.weights.axes import order_of, reordered
 
 # A window that clips nothing and a unit of 1 leave values as they are.
 _EVERYTHING = 1e9
+USUAL_RESAMPLING = "resample_data_or_seg_to_shape"
 _KINDS = {"PlainConvUNet": "plain", "ResidualEncoderUNet": "residual"}
 
 
@@ -36,22 +37,26 @@ def read_plans(plans: Mapping[str, Any], dataset: Mapping[str, Any], name: str, 
         order = order_of(plans["transpose_forward"], dims)
     except ValueError:
         raise WeightsError(f"{where}: its slices do not lie along z, and medcl cuts no others") from None
-    encoder = _encoder(architecture, order, dims, where)
+    encoder = network_of(architecture, order, dims, where)
     spacing, window = reordered(configuration["spacing"][-dims:], order), reordered(patch, order)
-    rule, notes = _intensity(plans, configuration, where)
+    rule = _intensity(plans, configuration, where)
+    stored = plans.get("image_reader_writer") != "NibabelIOWithReorient"
     recipe = Recipe(
+        convention="nnunet",
+        orientation="stored" if stored else "RAS",
         spacing=(*spacing, None)[:3],
         intensity=rule,
         patch=(*window, 1)[:3],
         channels=tuple(map(str, (dataset.get("channel_names") or dataset["modality"]).values())),
         labels=_labels(dataset, where),
     )
-    if plans.get("image_reader_writer") != "NibabelIOWithReorient":
+    notes = []
+    if stored:
         notes.append(
-            "nnU-Net read its scans in the order in which they are stored, medcl turns scans to RAS: masks are the same where "
-            "the training scans were stored in RAS order"
+            "the network sees scans in the order in which they are stored, as nnU-Net read them: scans stored in another order than "
+            "those of its training come out worse, and left may be taken for right"
         )
-    notes.append("nnU-Net resamples scans of another spacing by cubic splines, medcl linearly")
+    notes.extend(_other_resampling(configuration))
     return Planned(encoder, recipe, order, tuple(notes))
 
 
@@ -94,7 +99,8 @@ def _architecture(configuration: Mapping[str, Any], where: object) -> dict[str, 
     }
 
 
-def _encoder(found: Mapping[str, Any], order: Sequence[int], dims: int, where: object) -> NnunetConfig:
+def network_of(found: Mapping[str, Any], order: Sequence[int], dims: int, where: object) -> NnunetConfig:
+    """The network of the class and the arguments ``found``, its axes in ``order``. Raises WeightsError where medcl cannot build it."""
     if found["class"] not in _KINDS:
         raise WeightsError(f"{where}: network {found['class']} is not known here; {' and '.join(_KINDS)} are")
     norm = found.get("norm_op_kwargs") or {}
@@ -133,28 +139,37 @@ def _each(value: Any, count: int) -> tuple[Any, ...]:
     return (value,) * count if isinstance(value, int) else tuple(value)
 
 
-def _intensity(
-    plans: Mapping[str, Any], configuration: Mapping[str, Any], where: object
-) -> tuple[IntensityRule, list[str]]:
+def _intensity(plans: Mapping[str, Any], configuration: Mapping[str, Any], where: object) -> IntensityRule:
     schemes = set(configuration["normalization_schemes"])
-    if len(schemes) > 1:
+    masked = set(map(bool, configuration.get("use_mask_for_norm") or [False]))
+    if len(schemes) > 1 or len(masked) > 1:
         raise WeightsError(
             f"{where}: channels are normalised in several ways ({', '.join(sorted(schemes))}); a recipe has one"
         )
     (scheme,) = schemes
     if scheme == "CTNormalization":
-        return _ct(plans, where), []
+        return _ct(plans, where)
     if scheme == "RescaleTo01Normalization":
-        return MinMaxIntensity(percentiles=(0, 100)), []
+        return MinMaxIntensity(percentiles=(0, 100))
     if scheme == "NoNormalization":
-        return CTIntensity(window=(-_EVERYTHING, _EVERYTHING), mean=0, std=1), []
+        return CTIntensity(window=(-_EVERYTHING, _EVERYTHING), mean=0, std=1)
     if scheme == "ZScoreNormalization":
-        note = (
-            "nnU-Net takes mean and deviation of the whole image, medcl of the body's voxels: masks differ a little; "
-            "fine-tuning (init=) makes up for it"
-        )
-        return MRIntensity(percentiles=(0, 100)), [note]
+        return ZScoreIntensity(nonzero=masked.pop())
     raise WeightsError(f"{where}: normalisation {scheme} has no counterpart in a recipe")
+
+
+def _other_resampling(configuration: Mapping[str, Any]) -> list[str]:
+    """A note where scans are not resampled as nnU-Net's own planner has it."""
+    usual = {"data": {"order": 3, "order_z": 0, "force_separate_z": None}, "probabilities": {"order": 1, "order_z": 0}}
+    for what, wanted in usual.items():
+        name = configuration.get(f"resampling_fn_{what}", USUAL_RESAMPLING)
+        given = configuration.get(f"resampling_fn_{what}_kwargs", wanted)
+        if name != USUAL_RESAMPLING or any(given.get(key) != value for key, value in wanted.items()):
+            return [
+                f"{name} with {given} resamples {what} of other spacings than the network's in another way than medcl "
+                "(splines for scans, linear for scores)"
+            ]
+    return []
 
 
 def _ct(plans: Mapping[str, Any], where: object) -> CTIntensity:

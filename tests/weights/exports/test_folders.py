@@ -36,13 +36,13 @@ RESIDUAL = PLAIN.model_copy(update={"kind": "residual"})
     "encoder", [PLAIN, RESIDUAL, ResidualEncoderConfig(size="base")], ids=["plain", "residual", "base"]
 )
 def test_nnunet_there_and_back(make_run, scan, tmp_path, encoder) -> None:
-    run = make_run(encoder, intensity=CT)
+    run = make_run(encoder, intensity=CT, convention="nnunet")
     export(run, "nnunet", tmp_path / "results")
     imported = import_nnunet(tmp_path / "results", tmp_path / "back")
     report = imported.report
     assert (report.adapted, report.random, report.unused) == ((), (), ())
     before, after = find_weights(run), find_weights(tmp_path / "back")
-    assert after.recipe == before.recipe
+    assert after.recipe == before.recipe  # of its own convention a recipe comes back by nnU-Net's
     assert all(torch.equal(tensor, after.state[name]) for name, tensor in before.state.items())
     masks = [Predictor([one]).predict([scan]).labels for one in (run, tmp_path / "back")]
     assert np.array_equal(*masks)

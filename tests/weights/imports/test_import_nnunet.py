@@ -34,7 +34,20 @@ def test_axes_of_transposed_plans(plans) -> None:
     assert found.order == (2, 0, 1)
     assert found.recipe.patch == (8, 32, 16)
     assert found.recipe.spacing == (1, 3, 2)
-    assert any("mean and deviation of the whole image" in note for note in found.notes)
+    assert found.recipe.intensity.name == "zscore"
+    assert any(
+        "in another way than medcl" in note for note in found.notes
+    )  # the plans of medcl's own recipes interpolate linearly
+    configuration = plans["configurations"]["3d_fullres"]
+    configuration["resampling_fn_data_kwargs"] |= {"order": 3, "force_separate_z": None}
+    assert read_plans(plans, DATASET, "3d_fullres", "plans.json").notes == ()
+
+
+def test_scans_as_they_are_stored(plans) -> None:
+    plans["image_reader_writer"] = "SimpleITKIO"
+    found = read_plans(plans, DATASET, "3d_fullres", "plans.json")
+    assert found.recipe.orientation == "stored"
+    assert "left may be taken for right" in found.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -42,6 +55,7 @@ def test_axes_of_transposed_plans(plans) -> None:
     [
         ({"normalization_schemes": ["RGBTo01Normalization"]}, "RGBTo01Normalization has no counterpart"),
         ({"normalization_schemes": ["CTNormalization", "ZScoreNormalization"]}, "normalised in several ways"),
+        ({"use_mask_for_norm": [True, False]}, "normalised in several ways"),
         ({"previous_stage": "3d_lowres"}, "second stage of a cascade"),
     ],
 )

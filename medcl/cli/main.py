@@ -39,7 +39,7 @@ COMMANDS = {
     "evaluate": "Score masks against the truth.",
     "compare": "Paired differences between two evaluations.",
     "run": "Run a pipeline of all of these, resumable, ending in one page.",
-    "import": "Take over a network of nnU-Net, with its preparation.",
+    "import": "Take over weights of nnU-Net, nnssl, MONAI, timm, Hugging Face or a state dict.",
     "export": "Write a trained network as ONNX, MONAI bundle, torch.export, for nnU-Net or the Hub.",
     "objectives": "Which objectives there are, and when to choose which.",
     "describe": "What a run, a weights file or a data set is, and how it was made.",

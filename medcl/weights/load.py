@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medcl.encoders.build import build_encoder
 from medcl.encoders.concatenated import ConcatEncoder
@@ -29,6 +29,7 @@ __all__ = [
     "build_regressor",
     "build_restorer",
     "build_segmenter",
+    "fill",
     "find_weights",
     "load_into",
 ]
@@ -43,7 +44,7 @@ class LoadReport:
 
     Attributes:
         loaded: taken over as they are.
-        adapted: taken over after fitting them to another number of input channels.
+        adapted: taken over after fitting them to another number of input channels, or to what the network needs beside it.
         random: of the network, left as it was: not in the file, of another shape, or not asked for.
         unused: of the file, for which the network has no place.
     """
@@ -82,7 +83,19 @@ def load_into(
     encoder's tensors would be filled (volumetric.md 14).
     """
     network = module if isinstance(module, Encoder) else module.encoder
-    names = file_names(module)
+    return fill(module, file_names(module), state, network.in_channels, least_share=least_share, parts=parts)
+
+
+def fill(
+    module: nn.Module,
+    names: Mapping[str, str],
+    state: Mapping[str, Tensor],
+    in_channels: int,
+    *,
+    least_share: float,
+    parts: Sequence[str],
+) -> LoadReport:
+    """As :func:`load_into`, of any ``module`` for images of ``in_channels``; ``names``: of its tensors in ``state``."""
     own = module.state_dict()
     taken: dict[str, Tensor] = {}
     loaded, adapted, random, misfits = [], [], [], []
@@ -94,7 +107,7 @@ def load_into(
         elif source.shape == target.shape:
             taken[name] = source
             loaded.append(at)
-        elif (fitted := _fit_image_channels(source, target, network.in_channels)) is not None:
+        elif (fitted := _fit_image_channels(source, target, in_channels)) is not None:
             taken[name] = fitted
             adapted.append(at)
         else:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import medcl.objectives  # noqa: F401  (announces the objectives)
 from medcl.config.align import AlignConfig
@@ -31,8 +33,8 @@ from medcl.tasks.seen import modality_of
 from medcl.tasks.streams import ReportStream
 from medcl.training.fit import fit
 from medcl.views.aligned import AlignedSampler
-from medcl.weights.alignment import AlignmentCard, save_alignment
-from medcl.weights.load import load_into
+from medcl.weights.alignment import AlignmentCard, find_alignment, is_alignment, save_alignment
+from medcl.weights.load import LoadReport, fill, load_into
 from medcl.weights.read import find_weights
 from medcl.workflow.alignment_data import AlignmentData, open_alignment, sources_of, stream_of
 from medcl.workflow.alignment_texts import text_of, vocabulary_texts
@@ -114,12 +116,28 @@ def _network(config: AlignConfig, data: AlignmentData) -> JointEncoders:
         if (init := getattr(config.modalities, name).init) is None:
             continue
         encoder = network.encoders[name]
+        if is_alignment(init):
+            log.info("%s", _taken_over(encoder, name, init, len(settled.recipes[name].channels)))
+            continue
         if not isinstance(encoder, VolumeFeatures):
             raise ConfigError(
                 f"modalities.{name}.init: weights of medcl pretrain are of a residual_unet, segresnet or swin_unetr; choose that encoder"
             )
         log.info("%s", load_into(encoder.network, find_weights(init).state))
     return network
+
+
+def _taken_over(encoder: nn.Module, name: str, init: Path, channels: int) -> LoadReport:
+    """Load the encoder of modality ``name`` of the alignment at ``init`` (of a run, or imported) into ``encoder``."""
+    file = find_alignment(init)
+    prefix = f"encoders.{name}."
+    state = {key: value for key, value in file.state.items() if key.startswith(prefix)}
+    if not state:
+        raise ConfigError(
+            f"modalities.{name}.init: {init} encodes {', '.join(file.card.modalities.names)}, no {name}; name other weights"
+        )
+    names = {key: prefix + key for key in encoder.state_dict()}
+    return fill(encoder, names, state, channels, least_share=0.5, parts=("encoders",))
 
 
 def places_of(config: AlignConfig) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,13 @@ from medcl.errors import WeightsError
 from medcl.weights.axes import turned
 from medcl.weights.card import WeightsCard
 from medcl.weights.imports.checkpoint import read_checkpoint
+from medcl.weights.imports.imported import Imported
 from medcl.weights.imports.nnunet_plans import Planned, read_plans
-from medcl.weights.load import LoadReport, load_into
+from medcl.weights.load import load_into
 from medcl.weights.save import save_weights
 
 _NAMES = ("checkpoint_final.pth", "checkpoint_best.pth", "checkpoint_latest.pth")
 _CITE = "Isensee et al., nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation, Nature Methods 2021"
-
-
-@dataclass(frozen=True)
-class Imported:
-    """The folder of weights that was written, what of the checkpoint went where, and what differs from the program it came from."""
-
-    folder: Path
-    report: LoadReport
-    notes: tuple[str, ...]
 
 
 def import_nnunet(source: Path | str, out: Path | str, *, fold: str = "0") -> Imported:

@@ -7,7 +7,7 @@ PEERS  ?= .venv-peers
 # Processes that share the test files; each computes with one thread.
 JOBS   ?= 2
 
-.PHONY: install demo test fuzz lint types bench oracles peers study clean
+.PHONY: install demo test fuzz lint types bench oracles peers reference study clean
 
 install: $(READY)
 
@@ -30,6 +30,9 @@ fuzz: install
 
 oracles: install
 	$(BIN)/python -m pytest tests/oracles -q -rs --no-header
+
+reference: install
+	$(BIN)/python -m medcl.cli.reference docs/reference
 
 study: install
 	$(BIN)/python -m pytest -q -m study

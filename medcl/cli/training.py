@@ -14,7 +14,7 @@ from medcl.config.show import commented, commented_defaults
 from medcl.config.strict import Strict
 from medcl.config.tasks import FINETUNING
 
-_MODELS: dict[str, tuple[str, Mapping[str, type[Strict]]]] = {
+MODELS: dict[str, tuple[str, Mapping[str, type[Strict]]]] = {
     "pretrain": ("", {"": PretrainConfig}),
     "finetune": ("task", FINETUNING),
     "align": ("", {"": AlignConfig}),
@@ -24,7 +24,7 @@ _MODELS: dict[str, tuple[str, Mapping[str, type[Strict]]]] = {
 
 def run_training(name: str, config: Path | None, overrides: list[str], *, resume: bool, print_config: bool) -> None:
     """Read the configuration of ``name`` and run it; the first argument may already be an override."""
-    key, models = _MODELS[name]
+    key, models = MODELS[name]
     if config is not None and "=" in str(config):
         config, overrides = None, [str(config), *overrides]
     if print_config and config is None and not overrides:

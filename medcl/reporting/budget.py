@@ -93,7 +93,7 @@ def steps_figure(study: Mapping[str, Any], count: int | str) -> Markup | None:
 
 
 def _number(study: Mapping[str, Any], count: int | str) -> int:
-    return len(study["data"]["subsets"]["all"]) if count == "all" else int(count)
+    return int(study["data"]["labels"]) if count == "all" else int(count)
 
 
 def _place(value: float | str, ends: Mapping[str, float]) -> float:

@@ -126,8 +126,7 @@ def draw_points(
 
 
 def counts_axis(axes: Axes, study: Mapping[str, Any]) -> None:
-    total = len(study["data"]["subsets"].get("all", ())) or len(study["data"]["train"])
-    labels = [f"all ({total})" if count == "all" else str(count) for count in study["labelled"]]
+    labels = [f"all ({study['data']['labels']})" if count == "all" else str(count) for count in study["labelled"]]
     axes.set_xticks(range(len(labels)), labels)
     axes.set_xlim(-0.45, len(labels) - 0.55)
     axes.set_xlabel("labelled volumes")

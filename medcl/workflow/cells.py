@@ -33,7 +33,8 @@ _HEAVY = ("masks", "weights", "checkpoints", "tensorboard", "pseudo", "page.html
 class StudyData:
     """The data of a study: their digest, the records of each part, and those of every labelled subset by name.
 
-    ``pool`` are the records of the fixed pool, ``prepared`` all but the test ones, ``notes`` what a named split says of itself.
+    ``pool`` are the records of the fixed pool, ``prepared`` all but the test ones, ``labels`` how many can be labelled, in what ``data.count``
+    counts, ``notes`` what a named split says of itself.
     """
 
     digest: str
@@ -43,6 +44,7 @@ class StudyData:
     subsets: dict[str, tuple[str, ...]]
     pool: tuple[str, ...]
     prepared: tuple[str, ...]
+    labels: int
     notes: tuple[str, ...] = ()
 
     def held_out(self, part: str) -> tuple[str, ...]:

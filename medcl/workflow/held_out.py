@@ -27,7 +27,11 @@ def study_data(plan: Plan) -> StudyData:
     known = manifest.digest
     if config.split is not None:
         known = digest(known, read_split(config.split).model_dump(mode="json"))
-    return StudyData(known, parts.train, parts.validation, parts.test, subsets, parts.pool, parts.prepared, parts.notes)
+    everyone = subsets.get("all", parts.train)
+    labels = len({manifest.by_id(each).subject for each in everyone} if config.count == "subjects" else everyone)
+    return StudyData(
+        known, parts.train, parts.validation, parts.test, subsets, parts.pool, parts.prepared, labels, parts.notes
+    )
 
 
 def evaluate_records(

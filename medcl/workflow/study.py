@@ -147,7 +147,7 @@ def _worth(plan: Plan, data: StudyData, scored: Scored) -> dict[tuple[str, Label
             columns = _columns(_dice(_chosen(scored, arm, count)))
             if columns is not None:
                 values[arm, count] = StudyValues.of(*columns)
-    numbers = {count: len(data.subsets["all"]) if count == "all" else count for count in config.counts}
+    numbers = {count: data.labels if count == "all" else count for count in config.counts}
     reference = {float(numbers[count]): found for (arm, count), found in values.items() if arm == config.baseline}
     others = {key: found for key, found in values.items() if key[0] != config.baseline}
     if len(reference) < 2 or not others:

@@ -8,6 +8,7 @@ concatenated batch. Every process must call the objectives in the same order, as
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -25,6 +26,12 @@ from medcl.seeds import derive_seed
 def several_processes() -> bool:
     """Whether this is one of several processes that train together."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def wait_for_all() -> None:
+    """Go on when every process is here, however long one of them works (a plain barrier gives up after half an hour)."""
+    if several_processes():
+        dist.barrier(dist.new_group(backend="gloo", timeout=timedelta(days=30)))
 
 
 def choose_gather(policy: GatherPolicy = "local_grad", *, group_size: int = 1, draw: int | None = None) -> Gather:

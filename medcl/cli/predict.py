@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from medcl.cli.options import ShardOption
+
 
 def command(
     paths: Annotated[
@@ -46,6 +48,7 @@ def command(
     keep_ids: Annotated[
         bool, typer.Option("--keep-ids", help="Write the series' patient and study into seg and rtstruct.")
     ] = False,
+    shard: ShardOption = None,
 ) -> None:
     """Segment scans: a mask for each, on the scan's own grid. Several runs are averaged.
 
@@ -70,7 +73,7 @@ def command(
     values = {"runs": runs, "inputs": [path for path in paths if path not in runs], "out": out, "device": device}
     options = {"tta": tta, "probabilities": probabilities, "batch": batch, "skip_existing": skip_existing}
     options |= {"uncertainty": uncertainty, "precision": precision, "skip_empty": not whole}
-    options |= {"formats": [part.strip() for part in formats.split(",")], "keep_ids": keep_ids}
+    options |= {"formats": [part.strip() for part in formats.split(",")], "keep_ids": keep_ids, "shard": shard}
     config = validate(PredictConfig, {**values, **options})
 
     from medcl.reporting.progress import progress_bar
@@ -79,7 +82,8 @@ def command(
     with progress_bar("predicting") as progress:
         found = predict(config, progress)
     left = f", {len(found.skipped)} already there" if found.skipped else ""
-    print(f"{len(found.written)} {found.what} written to {out}{left}")
+    of_shard = f" (shard {config.shard}; the same command without --shard gathers)" if config.shard else ""
+    print(f"{len(found.written)} {found.what} written to {out}{left}{of_shard}")
     for reasons in found.failed.values():
         for reason in reasons:
             typer.echo(f"error: {reason}", err=True)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from medcl.cli.options import PrintConfig
+from medcl.cli.options import PrintConfig, ShardOption
 
 
 def command(
@@ -20,6 +20,10 @@ def command(
     workers: Annotated[int, typer.Option(help="Processes that read and prepare.", min=1)] = 1,
     check: Annotated[
         bool, typer.Option("--check", help="Read an existing store again; exit code 1 if it is damaged.")
+    ] = False,
+    shard: ShardOption = None,
+    recipe_only: Annotated[
+        bool, typer.Option("--recipe-only", help="Derive the recipe that the shards will share, and stop.")
     ] = False,
     print_config: PrintConfig = False,
 ) -> None:
@@ -42,15 +46,21 @@ def command(
         raise ConfigError("name the data: medcl prepare scans/ --out prepared/")
     given = [f"data.path={data}", f"out={out}", f"workers={workers}"]
     given += [f"data.labels={labels}"] if labels is not None else []
+    given += [f"shard={shard}"] if shard is not None else []
     config = load_config(PrepareConfig, overrides=[*given, *(overrides or [])])
     if print_config:
         print(commented(config), end="")
         return
 
-    from medcl.workflow.prepare import prepare
+    from medcl.workflow.prepare import agree_on_recipe, prepare
 
+    if recipe_only:
+        agree_on_recipe(config, announce=_announce)
+        print(f"the recipe of the shards of {config.out}")
+        return
     store = prepare(config, announce=_announce)
-    print(f"prepared: {len(store)} records in {config.out}")
+    of_shard = f" (shard {config.shard}; the same command without --shard gathers)" if config.shard else ""
+    print(f"prepared: {len(store)} records in {config.out}{of_shard}")
 
 
 def _check(out: Path) -> None:

@@ -87,7 +87,9 @@ class RadiographConfig(_ModalityConfig):
         "first", description="of a study with several frontal images: the first one, or in training another every epoch"
     )
     encoder: ImageEncoderConfig = ResNetConfig()
-    init: Path | None = Field(None, description="run folder or weights for the encoder: of `medcl pretrain`, `medcl align` or `medcl import`")
+    init: Path | None = Field(
+        None, description="run folder or weights for the encoder: of `medcl pretrain`, `medcl align` or `medcl import`"
+    )
     shorter: PositiveInt = Field(256, description="pixels of the shorter side of a prepared image")
     patch: tuple[PositiveInt, PositiveInt] = Field((224, 224), description="pixels of a view, x y")
     equalise: EqualiseConfig | None = Field(
@@ -100,7 +102,9 @@ class VolumeConfig(_ModalityConfig):
     """CT and MRI volumes."""
 
     encoder: ImageEncoderConfig = ResNetConfig(dims=3)
-    init: Path | None = Field(None, description="run folder or weights for the encoder: of `medcl pretrain`, `medcl align` or `medcl import`")
+    init: Path | None = Field(
+        None, description="run folder or weights for the encoder: of `medcl pretrain`, `medcl align` or `medcl import`"
+    )
     recipe: RecipeConfig = RecipeConfig()
     views: WholeViews = Field(default_factory=_upright)
 

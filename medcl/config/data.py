@@ -69,7 +69,8 @@ class RecipeConfig(Strict):
     """What to fix of the recipe; anything left out is derived from the training records' fingerprint."""
 
     convention: Literal["medcl", "nnunet"] = Field(
-        "medcl", description="nnunet: prepare, cut and blend as nnU-Net v2 does, for networks that are to be exported to it"
+        "medcl",
+        description="nnunet: prepare, cut and blend as nnU-Net v2 does, for networks that are to be exported to it",
     )
     spacing: tuple[PositiveFloat | None, PositiveFloat | None, PositiveFloat | None] | None = Field(
         None, description="millimetres per voxel, x y z; null for an axis keeps each volume's own: [1.37, 1.37, null]"

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt
 
+from medcl.config.shard import ShardSetting
 from medcl.config.strict import Strict
 from medcl.config.training import Precision
 
@@ -36,3 +37,4 @@ class PredictConfig(Strict):
     precision: Precision = Field("32", description="auto: bf16 where the machine has instructions for it, else 32")
     device: Literal["auto", "cpu", "gpu"] = "auto"
     skip_existing: bool = Field(False, description="leave masks that are already there, instead of writing them again")
+    shard: ShardSetting | None = Field(None, description="3/8: the third of eight shares of the inputs alone")

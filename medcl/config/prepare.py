@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, PositiveInt
 
 from medcl.config.data import DataConfig, RecipeConfig
+from medcl.config.shard import ShardSetting
 from medcl.config.strict import Strict
 
 
@@ -19,3 +20,4 @@ class PrepareConfig(Strict):
     data: DataConfig
     recipe: RecipeConfig = RecipeConfig()
     workers: PositiveInt = Field(1, description="processes that read and prepare")
+    shard: ShardSetting | None = Field(None, description="3/8: the third of eight shares of the records alone")

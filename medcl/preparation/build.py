@@ -51,7 +51,8 @@ FOREGROUND_SAMPLE = 2000
 _UNFINISHED = ".part-"
 
 Seen = Mapping[str, list[Any]]
-"""Digest of a file's path -> [size, time of change, digest of its bytes]. Paths can hold names; they are not stored."""
+"""Digest of a file's path -> [size, time of change, digest of its bytes], and of a series' path, see :func:`_series`, -> digests of its files' paths.
+Paths can hold names; they are not stored."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def build_store(
         for record in manifest.records:
             rows.pop(record.id, None)
         problems: list[str] = []
-        jobs = [_Job(record, recipe, folder, seen) for record in manifest.records]
+        jobs = [_Job(record, recipe, folder, _known(record, seen)) for record in manifest.records]
         built: dict[int, Row] = {}
         try:
             for position, result in on_each(_build_record, jobs, workers, progress):
@@ -140,11 +141,33 @@ def _prepared(record: Record, recipe: Recipe) -> Prepared:
     return prepare(volume, recipe, label)
 
 
+def _known(record: Record, seen: Seen) -> Seen:
+    """What of ``seen`` is about the files of ``record``: a job that carried all of it would make preparing quadratic."""
+    known = {}
+    for path in (*record.volume, *([record.label] if record.label is not None else [])):
+        name = _name(path)
+        for each in (name, _series(name), *seen.get(_series(name), ())):
+            if each in seen:
+                known[each] = seen[each]
+    return known
+
+
+def _name(file: Path) -> str:
+    return hashlib.sha256(os.path.abspath(file).encode()).hexdigest()[:24]
+
+
+def _series(name: str) -> str:
+    return f"{name} series"
+
+
 def _digests(path: Path, seen: dict[str, list[Any]], *, series: bool = True) -> list[str]:
     """Digests of the bytes of the files that ``path`` names, all of a ``series``; ``seen`` is added to."""
     digests = []
-    for file in files_of(path) if series else (path,):
-        name = hashlib.sha256(os.path.abspath(file).encode()).hexdigest()[:24]
+    files = files_of(path) if series else (path,)
+    if len(files) > 1:
+        seen[_series(_name(path))] = [_name(file) for file in files]
+    for file in files:
+        name = _name(file)
         facts = file.stat()
         if seen.get(name, [])[:2] != [facts.st_size, facts.st_mtime_ns]:
             seen[name] = [facts.st_size, facts.st_mtime_ns, file_digest(file)]

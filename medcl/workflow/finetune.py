@@ -16,6 +16,7 @@ from medcl.config.super_resolution import SuperResolutionConfig
 from medcl.config.tasks import AnyFinetune
 from medcl.config.unlabelled import CrossPseudoConfig, RoundsConfig
 from medcl.config.views import ViewsConfig
+from medcl.distributed import wait_for_all
 from medcl.encoders.build import build_encoder
 from medcl.encoders.segmenter import Segmenter
 from medcl.errors import ConfigError, DataError
@@ -102,8 +103,10 @@ def finetune_segmentation(config: FinetuneConfig, *, resume: bool = False, progr
             if not done:
                 raise SystemExit(0)
             segmenter = task.kept
-            if number < rounds and is_first_process():
-                label_pool(segmenter, config, scans.store, _others(scans, ids), task.patch, following)
+            if number < rounds:
+                if is_first_process():
+                    label_pool(segmenter, config, scans.store, _others(scans, ids), task.patch, following)
+                wait_for_all()
         assert segmenter is not None
         calibration = None
         if is_first_process() and scans.split.validation:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from medcl.config.pipeline import PipelineConfig
+from medcl.config.shard import Shard
 from medcl.errors import DataError
 from medcl.evaluation.scores import without_nan
 from medcl.files import write_json, write_text
@@ -35,6 +36,7 @@ from medcl.workflow.cells import (
 )
 from medcl.workflow.lanes import Outcome, Task, run_tasks
 from medcl.workflow.plan import Cell, Plan, make_plan
+from medcl.workflow.shards import PREPARING, beside_shards, forget_shards, in_turn, shard_run, shards_folder
 from medcl.workflow.study import Row, Scored, build_rows, read_scores
 from medcl.workflow.table import write_cases, write_table
 
@@ -80,27 +82,18 @@ def run(
     ``prepare`` and ``commands`` are what its stages call, medcl's own unless given. Raises ConfigError before anything
     runs where the configuration of any arm is wrong, and DataError where the data cannot be prepared.
     """
-    if prepare is None or commands is None:
-        from medcl.workflow.commands import COMMANDS, prepare_study
-
-        prepare, commands = prepare or prepare_study, commands or COMMANDS
+    prepare, commands = _own(prepare, commands)
     watcher = watcher or Watcher()
     plan = make_plan(config)
     watcher.planned(plan)
     folder = RunFolder(config.out)
     with folder.started("run", config, seed=config.grid.seeds[0], resume=True):
-        data = prepare(plan)
-        if not data.held_out(config.evaluate.on):
-            on = config.evaluate.on
-            raise DataError(f"{config.data.path}: no {on} records to score; say in data.{on} how many to hold out")
+        data = _data_of(plan, prepare)
         watcher.prepared(data)
         tasks, outcomes = _tasks(plan, data, commands)
         for outcome in outcomes:
             watcher.ended(outcome)
-        for outcome in run_tasks(tasks, config.jobs, watcher.started):
-            watcher.ended(outcome)
-            _note_failure(config.out, outcome)
-            outcomes.append(outcome)
+        outcomes += _run_all(tasks, config, watcher)
         ended_well = {outcome.name for outcome in outcomes if outcome.state != "failed"}
         finished = [cell for cell in plan.cells if cell.name in ended_well]
         scored = read_scores(finished)
@@ -110,6 +103,7 @@ def run(
         study = without_nan(_study(plan, data, rows, scored, outcomes))
         write_json(config.out / "study.json", study)
         folder.record(failed=[outcome.name for outcome in outcomes if outcome.state == "failed"])
+        forget_shards(folder)
     page = write_study_page(folder)
     if config.keep == "scores":
         shown = shown_cell(study)
@@ -120,6 +114,65 @@ def run(
                 for name in ("checkpoints", "tensorboard"):  # the weights stay: later cells start from them
                     shutil.rmtree(pretraining.folder / name, ignore_errors=True)
     return Result(page, tuple(rows), tuple(outcomes))
+
+
+def run_shard(
+    config: PipelineConfig,
+    shard: Shard,
+    prepare: Callable[[Plan], StudyData] | None = None,
+    commands: Commands | None = None,
+    watcher: Watcher | None = None,
+) -> tuple[tuple[Outcome, ...], tuple[str, ...]]:
+    """Run one share of the pretrainings and cells of ``config``, in the company of processes that run the others; no table and no page.
+
+    Returns the outcomes, and the cells that have to wait until another shard has finished their pretraining. Arguments and
+    errors are those of :func:`run`; ConfigError also where a process without a shard uses the folder.
+    """
+    prepare, commands = _own(prepare, commands)
+    watcher = watcher or Watcher()
+    plan = make_plan(config)
+    watcher.planned(plan)
+    folder = shard_run(config.out, shard)
+    with beside_shards(config.out), folder.started("run", config, seed=config.grid.seeds[0], resume=True):
+        with in_turn(shards_folder(config.out) / PREPARING):
+            data = _data_of(plan, prepare)
+        watcher.prepared(data)
+        share = set(shard.share([*(each.name for each in plan.pretrainings), *(cell.name for cell in plan.cells)]))
+        mine = [task for task in _tasks(plan, data, commands)[0] if task.name in share]
+        ready = [task for task in mine if task.after is None or task.after in share]
+        outcomes = tuple(_run_all(ready, config, watcher))
+        waiting = tuple(task.name for task in mine if task not in ready)
+        folder.record(failed=[outcome.name for outcome in outcomes if outcome.state == "failed"], waiting=waiting)
+    return outcomes, waiting
+
+
+def _own(
+    prepare: Callable[[Plan], StudyData] | None, commands: Commands | None
+) -> tuple[Callable[[Plan], StudyData], Commands]:
+    """What the stages call: medcl's own commands unless given."""
+    if prepare is None or commands is None:
+        from medcl.workflow.commands import COMMANDS, prepare_study
+
+        return prepare or prepare_study, commands or COMMANDS
+    return prepare, commands
+
+
+def _data_of(plan: Plan, prepare: Callable[[Plan], StudyData]) -> StudyData:
+    """The prepared data of a study. Raises DataError where there is nothing to score."""
+    data, on = prepare(plan), plan.config.evaluate.on
+    if not data.held_out(on):
+        raise DataError(f"{plan.config.data.path}: no {on} records to score; say in data.{on} how many to hold out")
+    return data
+
+
+def _run_all(tasks: list[Task], config: PipelineConfig, watcher: Watcher) -> list[Outcome]:
+    """The outcomes of ``tasks``, each of which ``watcher`` is told."""
+    outcomes = []
+    for outcome in run_tasks(tasks, config.jobs, watcher.started):
+        watcher.ended(outcome)
+        _note_failure(config.out, outcome)
+        outcomes.append(outcome)
+    return outcomes
 
 
 def _tasks(plan: Plan, data: StudyData, commands: Commands) -> tuple[list[Task], list[Outcome]]:

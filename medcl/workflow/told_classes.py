@@ -23,6 +23,7 @@ from medcl.weights.prompts import find_prompts
 from medcl.workflow.alignment_data import AlignmentData, Preparations, has, opened_few
 from medcl.workflow.class_scores import logits_of, probabilities_of, write_classes
 from medcl.workflow.labelled_records import plain_section, stream_for
+from medcl.workflow.pending import PendingTable
 from medcl.workflow.prompt_tuning import class_scores
 
 
@@ -79,6 +80,7 @@ class ToldClasses:
         if len(named) > 1:
             raise WeightsError(f"the runs tell different classes: {' and '.join(', '.join(each) for each in named)}")
         (self.classes,) = named
+        self._pending = PendingTable(self._write_table)
 
     @cached_property
     def rows(self) -> dict[str, Array]:
@@ -118,8 +120,14 @@ class ToldClasses:
             names = " or ".join(self.tellers[0].modalities.names)
             raise DataError(f"record {item.name}: holds no {names} that could be read")
         self.rows[item.name] = found
-        write_classes(self.table, list(self.rows), self.classes, np.stack(list(self.rows.values())))
+        self._pending.changed()
         return self.table
+
+    def finish(self) -> None:
+        self._pending.flush()
+
+    def _write_table(self) -> None:
+        write_classes(self.table, list(self.rows), self.classes, np.stack(list(self.rows.values())))
 
     def facts(self) -> dict[str, Any]:
         return {"classes": list(self.classes), "device": str(self.device)}

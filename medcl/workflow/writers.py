@@ -28,6 +28,7 @@ from medcl.weights.classifier import is_classifier
 from medcl.weights.load import build_regressor, build_restorer
 from medcl.weights.prompts import is_prompts
 from medcl.weights.read import find_weights, read_sheet, weights_file
+from medcl.workflow.pending import PendingTable
 from medcl.workflow.quality import QualityTable
 from medcl.workflow.regression import write_numbers
 from medcl.workflow.told_classes import ToldClasses
@@ -38,7 +39,8 @@ _SAME = 0.25  # spacings that differ by more than this share are worth a warning
 
 
 class Writer(Protocol):
-    """``what``: what it writes, in words.   ``inputs``: what it can be asked of.   ``is_there``: whether an input's output exists.   ``facts``: for ``run.json``."""
+    """``what``: what it writes, in words.   ``inputs``: what it can be asked of.   ``is_there``: whether an input's output exists.   ``finish``: write what waits.
+    ``facts``: for ``run.json``."""
 
     what: str
 
@@ -46,6 +48,7 @@ class Writer(Protocol):
     def is_there(self, item: Input) -> bool: ...
     def write(self, item: Input) -> Path: ...
     def target(self, item: Input) -> Path: ...
+    def finish(self) -> None: ...
     def facts(self) -> dict[str, Any]: ...
 
 
@@ -83,6 +86,9 @@ def _task_of(run: Path) -> str:
 class _OfVolumes:
     def inputs(self, config: PredictConfig) -> list[Input]:
         return find_inputs(config.inputs, config.ids)
+
+    def finish(self) -> None:
+        """Nothing waits to be written."""
 
 
 class Masks(_OfVolumes):
@@ -174,6 +180,7 @@ class Numbers(_OfVolumes):
                 f"the runs tell different targets: {', '.join(sorted(' '.join(pair) for pair in named))}"
             )
         ((self.name, self.unit),) = named
+        self._table = PendingTable(self._write_table)
 
     @cached_property
     def rows(self) -> dict[str, float]:
@@ -194,8 +201,15 @@ class Numbers(_OfVolumes):
             data = torch.from_numpy(prepare(volume, weights.recipe).data)
             told.append(number_of(regressor, data, patch, batch=self.batch, device=self.device)[0])
         rows[item.name] = float(np.mean(told))
-        write_numbers(self.target(item), self.name, self.unit, [(name, value, None) for name, value in rows.items()])
+        self._table.changed()
         return self.target(item)
+
+    def finish(self) -> None:
+        self._table.flush()
+
+    def _write_table(self) -> None:
+        rows = [(name, value, None) for name, value in self.rows.items()]
+        write_numbers(self.target(None), self.name, self.unit, rows)
 
     def facts(self) -> dict[str, Any]:
         return {"target": self.name, "unit": self.unit, "device": str(self.device)}

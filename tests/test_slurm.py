@@ -109,7 +109,7 @@ def test_pretrain_on_two_nodes(small_cohort: Path, bin_folder: Path, tmp_path: P
     assert not (tmp_path / "scontrol.txt").exists(), "what is finished is not queued again"
 
 
-@pytest.mark.slow
+@pytest.mark.study
 def test_predict_as_an_array(small_cohort: Path, bin_folder: Path, tmp_path: Path) -> None:
     settings = ["data.labelled=2", "steps=2", "batch=2", "recipe.patch=[16,16,16]", "trainer.device=cpu"]
     medcl, out = str(bin_folder / "medcl"), f"out={tmp_path / 'run'}"

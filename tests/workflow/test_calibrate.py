@@ -11,7 +11,10 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
+from medcl.preparation.recipe import Recipe
 from medcl.workflow.calibrate import calibrate
+
+RECIPE = Recipe(spacing=(1, 1, 1), patch=(8, 8, 8), channels=("T1",))
 
 
 class _Threshold(nn.Module):
@@ -33,7 +36,7 @@ def test_noisier_scans_are_expected_to_be_segmented_worse() -> None:
         texture = ndimage.gaussian_filter(np.random.default_rng(number).normal(0, 1, ball.shape), 0.6)
         data = (ball + noise * texture / texture.std()).astype(np.float32)[None]
         entries[str(number)] = SimpleNamespace(data=data, label=ball.astype(np.uint8))
-    store = SimpleNamespace(open=entries.__getitem__)
+    store = SimpleNamespace(open=entries.__getitem__, recipe=RECIPE)
     found = calibrate(_Threshold(), store, list(entries), (16, 16, 16))
     assert found is not None
     assert found.records == 12
@@ -48,4 +51,4 @@ def test_without_records_there_is_nothing_to_fit(ids: list[str]) -> None:
     ball = np.zeros((8, 8, 8), np.uint8)
     ball[2:5] = 1
     entry = SimpleNamespace(data=ball.astype(np.float32)[None], label=ball)
-    assert calibrate(_Threshold(), SimpleNamespace(open=lambda _: entry), ids, (8, 8, 8)) is None
+    assert calibrate(_Threshold(), SimpleNamespace(open=lambda _: entry, recipe=RECIPE), ids, (8, 8, 8)) is None

@@ -103,6 +103,7 @@ class TestPlan:
             for key in ("device", "workers", "threads", "checkpoint_every", "log_every"):
                 del values["trainer"][key]
             values.pop("encoder_lr_decay", None)
+            del values["recipe"]["convention"]
             for section in (values, *values.get("stages", ())):
                 for key in ("betas", "eps") if "optimiser" in section else ():
                     del section["optimiser"][key]

@@ -16,7 +16,7 @@ from medcl.workflow.plan import make_plan
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results" / "limited_labels"
-DATA = {"hippocampus": "hippocampus", "sunnybrook": "cardiac-cine-sunnybrook"}
+DATA = {"hippocampus": "hippocampus", "hippocampus_steps": "hippocampus", "sunnybrook": "cardiac-cine-sunnybrook"}
 
 
 @pytest.mark.parametrize("name", [file.parent.name for file in sorted(RESULTS.glob("*/cells.tar.xz"))])

@@ -137,6 +137,8 @@ class Recipe(Strict):
         found = [key for key, given in ours.items() if given]
         if self.convention == "nnunet" and found:
             raise ValueError(f"convention nnunet has no {found[0]} {getattr(self, found[0])}")
+        if self.convention == "medcl" and self.orientation == "stored":
+            raise ValueError("orientation stored belongs to convention nnunet; medcl turns scans to RAS")
         if self.convention == "medcl" and self.intensity.name == "zscore":
             raise ValueError("intensity zscore belongs to convention nnunet; mr is medcl's z-score")
         return self
@@ -180,19 +182,14 @@ def derive_recipe(
     Raises DataError where the records mix CT with another modality and ``config`` does not choose,
     ConfigError where a setting does not belong to the intensity rule.
     """
-    count = fingerprint.channels
+    count, names = fingerprint.channels, channel_names(channels, fingerprint.channels)
     if channels and len(channels) != count:
         raise DataError(
             f"the data set names {len(channels)} channels ({', '.join(channels)}), its volumes have {count}"
         )
-    names = tuple(channels) or (("image",) if count == 1 else tuple(f"channel {index}" for index in range(count)))
     spacing = config.spacing or _spacing(fingerprint)
-    theirs = config.convention == "nnunet"
-    if theirs and (config.crop not in (None, "none") or config.n4):
-        raise ConfigError(
-            "recipe.convention: nnunet cuts to voxels other than 0 and knows no recipe.crop and no recipe.n4"
-        )
-    body = not theirs and np.median(fingerprint.body_shares) <= 1 - CROP_GAIN
+    check_convention(config)
+    body = config.convention == "medcl" and np.median(fingerprint.body_shares) <= 1 - CROP_GAIN
     crop = config.crop or ("foreground" if body else "none")
     return Recipe(
         convention=config.convention,
@@ -204,6 +201,27 @@ def derive_recipe(
         channels=names,
         labels=dict(labels or {}),
     )
+
+
+def channel_names(named: Sequence[str], count: int) -> tuple[str, ...]:
+    """``named``, or names for ``count`` channels where there are none."""
+    return tuple(named) or (("image",) if count == 1 else tuple(f"channel {index}" for index in range(count)))
+
+
+def check_convention(config: RecipeConfig) -> None:
+    """Raise ConfigError where ``config`` asks of nnU-Net's convention what it does not know."""
+    given = {"crop": config.crop not in (None, "none"), "n4": config.n4, "percentiles": config.percentiles is not None}
+    if config.convention == "nnunet" and any(given.values()):
+        found = ", ".join(f"recipe.{key}" for key, there in given.items() if there)
+        raise ConfigError(f"recipe.convention: nnunet knows no {found}; leave it out")
+
+
+def measured_rule(config: RecipeConfig, kind: str) -> IntensityRule:
+    """The rule of ``kind`` mr or minmax by the convention and percentiles of ``config``."""
+    if config.convention == "nnunet":
+        return ZScoreIntensity() if kind == "mr" else MinMaxIntensity(percentiles=(0, 100))
+    rule = MRIntensity if kind == "mr" else MinMaxIntensity
+    return rule(percentiles=config.percentiles) if config.percentiles else rule()
 
 
 def _spacing(fingerprint: Fingerprint) -> Spacing:
@@ -248,12 +266,7 @@ def _intensity(fingerprint: Fingerprint, config: RecipeConfig, channels: Sequenc
             raise ConfigError(
                 f"recipe.window: belongs to recipe.intensity=ct, but these volumes are treated as {kind}; set one"
             )
-        if config.convention == "nnunet":
-            if config.percentiles:
-                raise ConfigError("recipe.percentiles: recipe.convention=nnunet clips at none; leave it out")
-            return ZScoreIntensity() if kind == "mr" else MinMaxIntensity(percentiles=(0, 100))
-        rule = MRIntensity if kind == "mr" else MinMaxIntensity
-        return rule(percentiles=config.percentiles) if config.percentiles else rule()
+        return measured_rule(config, kind)
     for key, value in (("percentiles", config.percentiles), ("n4", config.n4)):
         if value:
             raise ConfigError(

@@ -109,6 +109,8 @@ def test_only_what_nnunet_does(noise) -> None:
             recipe_of(**changed)
     with pytest.raises(ValueError, match="zscore belongs to convention nnunet"):
         recipe_of(convention="medcl", intensity=ZScoreIntensity())
+    with pytest.raises(ValueError, match="orientation stored belongs to convention nnunet"):
+        recipe_of(convention="medcl", orientation="stored")
 
 
 def test_recipes_of_before_keep_their_digest_of_voxels() -> None:

@@ -187,5 +187,5 @@ def test_a_recipe_of_nnunets_convention():
     assert isinstance(ct.intensity, CTIntensity)
     with pytest.raises(ConfigError, match=r"no recipe\.crop"):
         derive_recipe(found, RecipeConfig(convention="nnunet", crop="foreground"))
-    with pytest.raises(ConfigError, match=r"recipe\.percentiles: recipe\.convention=nnunet"):
+    with pytest.raises(ConfigError, match=r"nnunet knows no recipe\.percentiles"):
         derive_recipe(found, RecipeConfig(convention="nnunet", percentiles=(1, 99)))

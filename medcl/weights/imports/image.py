@@ -15,12 +15,13 @@ from medcl.config.modalities import ViTConfig
 from medcl.encoders.image import build_image_encoder
 from medcl.encoders.joint import JointEncoders
 from medcl.errors import ConfigError, WeightsError
+from medcl.preparation.recipe import channel_names
 from medcl.weights.alignment import AlignmentCard, save_alignment
 from medcl.weights.imports.config import ImageConfig, ImportConfig
 from medcl.weights.imports.imported import Imported, input_channels, refuse_leftovers, told_channels
 from medcl.weights.imports.names import FAMILIES, Renamed
 from medcl.weights.imports.positions import fit_positions
-from medcl.weights.imports.recipes import channel_names, radiograph_recipe, volume_recipe
+from medcl.weights.imports.recipes import radiograph_recipe, volume_recipe
 from medcl.weights.load import LoadReport, fill, summary
 
 _POSITIONS = "encoder.transformer.positions"

@@ -9,12 +9,13 @@ from typing import Any
 from medcl.config.data import RecipeConfig
 from medcl.config.encoder import NnunetConfig
 from medcl.errors import WeightsError
+from medcl.preparation.recipe import channel_names
 from medcl.weights.axes import order_of, reordered, turned
 from medcl.weights.imports.config import ImportConfig
 from medcl.weights.imports.imported import Imported, input_channels
 from medcl.weights.imports.names import FAMILIES
 from medcl.weights.imports.nnunet_plans import network_of
-from medcl.weights.imports.recipes import channel_names, volume_recipe
+from medcl.weights.imports.recipes import volume_recipe
 from medcl.weights.imports.state import tensors_in
 from medcl.weights.imports.volume import keep_volume
 

@@ -6,24 +6,23 @@ from collections.abc import Sequence
 
 from medcl.config.data import RecipeConfig
 from medcl.errors import ConfigError
-from medcl.preparation.recipe import CTIntensity, IntensityRule, MinMaxIntensity, MRIntensity, Recipe, ZScoreIntensity
+from medcl.preparation.recipe import (
+    CTIntensity,
+    IntensityRule,
+    MinMaxIntensity,
+    Recipe,
+    check_convention,
+    measured_rule,
+)
 
 _SIDE = {2: 224, 3: 96}
 _RADIOGRAPH_MARGIN = 8 / 7
 """The shorter side of a radiograph over that of its view: 256 pixels for 224, the ratio of most published evaluations."""
 
 
-def channel_names(named: Sequence[str], count: int) -> tuple[str, ...]:
-    """``named``, or names for ``count`` channels where there are none."""
-    return tuple(named) or (("image",) if count == 1 else tuple(f"channel {index}" for index in range(count)))
-
-
 def volume_recipe(told: RecipeConfig, channels: tuple[str, ...], dims: int) -> tuple[Recipe, tuple[str, ...]]:
     """The recipe for volumes that ``told`` and defaults make, and a note on what nobody told."""
-    if told.convention == "nnunet" and (told.n4 or told.crop not in (None, "none") or told.percentiles):
-        raise ConfigError(
-            "recipe.convention: nnunet knows no recipe.crop, recipe.n4 and recipe.percentiles; leave them out"
-        )
+    check_convention(told)
     recipe = Recipe(
         convention=told.convention,
         spacing=told.spacing or (None, None, None),
@@ -70,7 +69,4 @@ def _intensity(told: RecipeConfig) -> IntensityRule:
     if told.window is not None:
         low, high = told.window
         return CTIntensity(window=told.window, mean=low, std=high - low)
-    if told.convention == "nnunet":
-        return MinMaxIntensity(percentiles=(0, 100)) if told.intensity == "minmax" else ZScoreIntensity()
-    rule = MinMaxIntensity if told.intensity == "minmax" else MRIntensity
-    return rule(percentiles=told.percentiles) if told.percentiles else rule()
+    return measured_rule(told, told.intensity or "mr")

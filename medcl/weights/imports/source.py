@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medcl.errors import ConfigError, WeightsError
+from medcl.preparation.recipe import channel_names
 from medcl.weights.axes import turned
 from medcl.weights.imports.config import ImageConfig, ImportConfig
 from medcl.weights.imports.image import keep_image
@@ -14,7 +15,7 @@ from medcl.weights.imports.imported import Imported, about, input_channels
 from medcl.weights.imports.names import FAMILIES
 from medcl.weights.imports.nnssl import PLAN, import_nnssl
 from medcl.weights.imports.nnunet import import_nnunet
-from medcl.weights.imports.recipes import channel_names, volume_recipe
+from medcl.weights.imports.recipes import volume_recipe
 from medcl.weights.imports.state import read_content, tensors_in
 from medcl.weights.imports.volume import keep_volume
 

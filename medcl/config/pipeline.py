@@ -29,6 +29,12 @@ class ArmConfig(Strict):
         None, description="laid over the shared pretrain section; {}: that section as it is; null: from scratch"
     )
     finetune: dict[str, Any] = Field({}, description="laid over the shared finetune section")
+    encoder: dict[str, Any] = Field({}, description="laid over the shared network, such as {size: base}")
+    teacher: ArmName | None = Field(
+        None,
+        description="the arm that teaches this one: distil reads its cell of the same labelled subset, seed and steps, "
+        "and its cost counts here as well",
+    )
     labelled: tuple[Labelled, ...] | None = Field(
         None, min_length=1, description="labelled counts of this arm alone; default: grid.labelled"
     )
@@ -139,15 +145,40 @@ class PipelineConfig(Strict):
             raise ValueError(f"compare.baseline: no arm '{self.compare.baseline}'; the arms are {', '.join(self.arms)}")
         if self.compare.at is not None and self.compare.at not in self.counts_of(self.baseline):
             raise ValueError(f"compare.at: {self.compare.at} is not among the labelled counts of {self.baseline}")
+        for arm in self.arms:
+            self._refuse_wrong_teacher(arm)
         return self
 
+    def _refuse_wrong_teacher(self, arm: str) -> None:
+        teacher = self.arms[arm].teacher
+        if teacher is None:
+            return
+        if teacher not in self.arms:
+            raise ValueError(f"arms.{arm}.teacher: no arm '{teacher}'; the arms are {', '.join(self.arms)}")
+        missing = [count for count in self.counts_of(arm) if count not in self.counts_of(teacher)]
+        if missing:
+            raise ValueError(
+                f"arms.{arm}.teacher: {teacher} has no cell with {missing[0]} labelled; add it to arms.{teacher}.labelled"
+            )
+        line = [arm]
+        while (above := self.arms[line[-1]].teacher) is not None:
+            if above in line:
+                raise ValueError(
+                    f"arms.{arm}.teacher: {' learns from '.join([*line, above])}; a teacher is finished first"
+                )
+            line.append(above)
+
     def only(self, arms: Sequence[str]) -> PipelineConfig:
-        """This pipeline with the baseline and ``arms`` alone. Raises ConfigError that names those it has not."""
+        """This pipeline with the baseline, ``arms`` and their teachers alone. Raises ConfigError that names those it has not."""
         unknown = [arm for arm in arms if arm not in self.arms]
         if unknown:
             raise ConfigError(f"--arms: no arm '{unknown[0]}' in {self.name}; the arms are {', '.join(self.arms)}")
-        kept = {arm: entry for arm, entry in self.arms.items() if arm in arms or arm == self.baseline}
-        return self.model_copy(update={"arms": kept})
+        wanted = [self.baseline, *arms]
+        for arm in wanted:
+            teacher = self.arms[arm].teacher
+            if teacher is not None and teacher not in wanted:
+                wanted.append(teacher)
+        return self.model_copy(update={"arms": {arm: entry for arm, entry in self.arms.items() if arm in wanted}})
 
     @property
     def baseline(self) -> str:
@@ -164,6 +195,11 @@ class PipelineConfig(Strict):
         return tuple(
             dict.fromkeys(count for counts in (self.grid.labelled, *map(self.counts_of, self.arms)) for count in counts)
         )
+
+    def generation(self, arm: str) -> int:
+        """How many arms must be finished one after another before this one."""
+        teacher = self.arms[arm].teacher
+        return self.generation(teacher) + 1 if teacher else 0
 
     def label_of(self, arm: str) -> str:
         """How figures and tables call an arm."""

@@ -15,7 +15,7 @@ from medcl.workflow.plan import Cell, Pretraining
 
 @dataclass(frozen=True)
 class Budget:
-    """Of one cell, on average: a pretraining counts whole, though several cells share it.
+    """Of one cell, on average: a pretraining counts whole, though several cells share it, and a teacher's fine-tuning as well.
 
     Steps are those of all stages and rounds. CPU minutes are as the run's ``run.json`` has them, whatever the machine;
     None where no run has any.
@@ -34,7 +34,7 @@ def budget_of(cells: Collection[Cell]) -> Budget:
         pretrain_steps=max(map(pretraining_steps, pretrainings.values()), default=0),
         pretrain_cpu_minutes=_cpu_minutes(pretrainings) if pretrainings else 0.0,
         finetune_steps=max(map(finetuning_steps, cells)),
-        finetune_cpu_minutes=_cpu_minutes([cell.folder for cell in cells]),
+        finetune_cpu_minutes=_with_teachers(cells),
     )
 
 
@@ -44,9 +44,17 @@ def pretraining_steps(pretraining: Pretraining) -> int:
 
 
 def finetuning_steps(cell: Cell) -> int:
-    """Steps of all rounds: a self-training begins anew in each."""
+    """Steps of all rounds, since a self-training begins anew in each, and those of the teacher."""
     extra = cell.config.unlabelled
-    return cell.config.steps * (1 + (extra.rounds if isinstance(extra, RoundsConfig) else 0))
+    own = cell.config.steps * (1 + (extra.rounds if isinstance(extra, RoundsConfig) else 0))
+    return own + (finetuning_steps(cell.teacher) if cell.teacher else 0)
+
+
+def _with_teachers(cells: Collection[Cell]) -> float | None:
+    own = _cpu_minutes([cell.folder for cell in cells])
+    teachers = [cell.teacher for cell in cells if cell.teacher]
+    theirs = _with_teachers(teachers) if teachers else 0.0
+    return own + theirs if own is not None and theirs is not None else None
 
 
 def _cpu_minutes(folders: Collection[Path]) -> float | None:

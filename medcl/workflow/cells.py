@@ -102,7 +102,8 @@ def pretraining_digest(pretraining: Pretraining, data: StudyData) -> str:
 def cell_digests(cell: Cell, data: StudyData, config: PipelineConfig) -> dict[str, str]:
     """What each stage of a cell computes; a stage's digest holds that of the stage before."""
     start = pretraining_digest(cell.pretraining, data) if cell.pretraining else None
-    trained = identity(cell.config, data.digest, start)
+    teacher = cell_digests(cell.teacher, data, config)["finetune"] if cell.teacher else None
+    trained = identity(cell.config, data.digest, start, teacher)
     predicted = digest(trained, data.held_out(config.evaluate.on), config.predict.model_dump(mode="json"))
     scored = digest(predicted, config.evaluate.model_dump(mode="json"))
     return {"finetune": trained, "predict": predicted, "evaluate": scored}

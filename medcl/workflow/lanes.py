@@ -27,15 +27,15 @@ _PATIENCE_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Task:
-    """``function(*args)`` is to be called. ``after`` names a task that must succeed first.
+    """``function(*args)`` is to be called. ``after`` names tasks that must succeed first.
 
-    Function and arguments must be picklable; a task stands later in its list than the one it waits for.
+    Function and arguments must be picklable; a task stands later in its list than those it waits for.
     """
 
     name: str
     function: Callable[..., object]
     args: tuple[Any, ...] = ()
-    after: str | None = None
+    after: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def attempt(task: Task) -> Outcome:
 def _here(tasks: Sequence[Task], started: Callable[[str], None]) -> Iterator[Outcome]:
     outcomes: dict[str, Outcome] = {}
     for task in tasks:
-        outcome = _blocked(task, outcomes[task.after] if task.after else None)
+        outcome = _blocked(task, [outcomes[name] for name in task.after])
         if outcome is None:
             started(task.name)
             outcome = attempt(task)
@@ -88,7 +88,7 @@ def _in_lanes(tasks: Sequence[Task], jobs: int, started: Callable[[str], None]) 
         futures: dict[str, Future[Outcome]] = {}
         try:
             for task in tasks:  # lanes take tasks in this order, so none waits for one that has not begun
-                futures[task.name] = threads.submit(lanes.run, task, futures[task.after] if task.after else None)
+                futures[task.name] = threads.submit(lanes.run, task, [futures[name] for name in task.after])
             for future in as_completed(futures.values()):
                 yield future.result()
         finally:
@@ -105,8 +105,8 @@ class _Lanes:
         self._own = threading.local()
         self._workers: list[_Worker] = []
 
-    def run(self, task: Task, before: Future[Outcome] | None) -> Outcome:
-        blocked = _blocked(task, before.result() if before else None)
+    def run(self, task: Task, before: Sequence[Future[Outcome]]) -> Outcome:
+        blocked = _blocked(task, [future.result() for future in before])
         if blocked is not None:
             return blocked
         self._started(task.name)
@@ -172,7 +172,6 @@ def _serve(pipe: Connection) -> None:
             return
 
 
-def _blocked(task: Task, before: Outcome | None) -> Outcome | None:
-    if before is None or before.state != "failed":
-        return None
-    return Outcome(task.name, "failed", problems=(f"not run: {before.name} failed",))
+def _blocked(task: Task, before: Sequence[Outcome]) -> Outcome | None:
+    failed = [outcome.name for outcome in before if outcome.state == "failed"]
+    return Outcome(task.name, "failed", problems=(f"not run: {failed[0]} failed",)) if failed else None

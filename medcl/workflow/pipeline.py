@@ -139,7 +139,10 @@ def run_shard(
         watcher.prepared(data)
         share = set(shard.share([*(each.name for each in plan.pretrainings), *(cell.name for cell in plan.cells)]))
         mine = [task for task in _tasks(plan, data, commands)[0] if task.name in share]
-        ready = [task for task in mine if task.after is None or task.after in share]
+        ready: list[Task] = []
+        for task in mine:  # those that others wait for come first
+            if set(task.after) <= {other.name for other in ready}:
+                ready.append(task)
         outcomes = tuple(_run_all(ready, config, watcher))
         waiting = tuple(task.name for task in mine if task not in ready)
         folder.record(failed=[outcome.name for outcome in outcomes if outcome.state == "failed"], waiting=waiting)
@@ -178,11 +181,15 @@ def _run_all(tasks: list[Task], config: PipelineConfig, watcher: Watcher) -> lis
 def _tasks(plan: Plan, data: StudyData, commands: Commands) -> tuple[list[Task], list[Outcome]]:
     """What is left to do, and what was finished before.
 
-    Pretrainings come first, then cells that need none, so that no lane waits while there is something to do. A pretraining
-    that no unfinished cell starts from is not needed, whether it is there or not.
+    Pretrainings come first, then cells that need none, so that no lane waits while there is something to do; teachers before those they
+    teach. A pretraining that no unfinished cell starts from is not needed, whether it is there or not; a finished cell
+    without weights is run again where it teaches an unfinished one.
     """
     root = plan.config.out
     done = {cell for cell in plan.cells if is_finished(cell.folder, cell_digests(cell, data, plan.config))}
+    for cell in sorted(plan.cells, key=lambda cell: -cell.generation):
+        if cell.teacher in done and cell not in done and not has_weights(cell.teacher.folder):
+            done.remove(cell.teacher)
     needed = {cell.pretraining.name for cell in plan.cells if cell.pretraining and cell not in done}
     tasks, finished = [], []
     for pretraining in plan.pretrainings:
@@ -192,12 +199,13 @@ def _tasks(plan: Plan, data: StudyData, commands: Commands) -> tuple[list[Task],
         else:
             tasks.append(Task(pretraining.name, run_pretraining, (pretraining, data, commands, root)))
     ahead = {task.name for task in tasks}
-    for cell in sorted(plan.cells, key=lambda cell: cell.pretraining is not None):
+    for cell in sorted(plan.cells, key=lambda cell: (cell.generation, cell.pretraining is not None)):
         if cell in done:
             finished.append(Outcome(cell.name, "skipped"))
             continue
-        before = cell.pretraining.name if cell.pretraining and cell.pretraining.name in ahead else None
+        before = tuple(needs.name for needs in (cell.pretraining, cell.teacher) if needs and needs.name in ahead)
         tasks.append(Task(cell.name, run_cell, (cell, data, plan.config, commands), before))
+        ahead.add(cell.name)
     return tasks, finished
 
 

@@ -71,6 +71,7 @@ class Cell:
     steps: int | None
     config: FinetuneConfig
     pretraining: Pretraining | None
+    teacher: Cell | None = None
 
     @property
     def folder(self) -> Path:
@@ -79,6 +80,11 @@ class Cell:
     @property
     def name(self) -> str:
         return f"cells/{self.arm}/{self.folder.name}"
+
+    @property
+    def generation(self) -> int:
+        """How many cells must be finished one after another before this one."""
+        return self.teacher.generation + 1 if self.teacher else 0
 
 
 @dataclass(frozen=True)
@@ -97,10 +103,10 @@ def make_plan(config: PipelineConfig) -> Plan:
     pretrainings: dict[str, Pretraining] = {}
     cells: list[Cell] = []
     problems: list[str] = []
-    for arm in config.arms:
+    for arm in sorted(config.arms, key=config.generation):
         try:
             for seed in config.grid.seeds:
-                cells.extend(_cells(config, data, arm, seed, pretrainings))
+                cells.extend(_cells(config, data, arm, seed, pretrainings, cells))
         except ConfigError as error:
             problems.extend(error.problems)
     if problems:
@@ -113,8 +119,10 @@ def make_plan(config: PipelineConfig) -> Plan:
     return Plan(config, data, tuple(pretrainings.values()), tuple(cells))
 
 
-def identity(config: PretrainConfig | FinetuneConfig, data: str, start: str | None = None) -> str:
-    """A digest of what a run computes: its configuration, the data's digest, the identity of what it starts from.
+def identity(
+    config: PretrainConfig | FinetuneConfig, data: str, start: str | None = None, teacher: str | None = None
+) -> str:
+    """A digest of what a run computes: its configuration, the data's digest, the identities of what it starts from and of what teaches it.
 
     Folders, devices and logging leave it as it is, so that a study that was moved is not run again.
     """
@@ -125,6 +133,8 @@ def identity(config: PretrainConfig | FinetuneConfig, data: str, start: str | No
         _drop(values, path.split("."), usual)
     for key in _BOOKKEEPING:
         values["trainer"].pop(key)
+    if teacher is not None:
+        values["distil"]["teacher"] = teacher
     return digest(values, data, start)
 
 
@@ -213,8 +223,14 @@ def _subsets(config: PipelineConfig) -> dict[Labelled, int]:
 
 
 def _cells(
-    config: PipelineConfig, data: DataConfig, arm: str, seed: int, pretrainings: dict[str, Pretraining]
+    config: PipelineConfig,
+    data: DataConfig,
+    arm: str,
+    seed: int,
+    pretrainings: dict[str, Pretraining],
+    others: Sequence[Cell],
 ) -> list[Cell]:
+    """The cells of ``arm``, taught by some of ``others``."""
     cells = []
     subsets = _subsets(config)
     pool = config.arms[arm].pool
@@ -232,8 +248,13 @@ def _cells(
                     "seed": seed,
                     **({"steps": steps} if steps else {}),
                 }
-                resolved = _resolve(FinetuneConfig, config, "finetune", arm, config.arms[arm].finetune, own)
-                cells.append(Cell(arm, count, subset, seed, steps, resolved, source))
+                place = (config.arms[arm].teacher, count, subset, seed, steps)
+                teacher = next((c for c in others if (c.arm, c.labelled, c.subset, c.seed, c.steps) == place), None)
+                section = config.arms[arm].finetune
+                if teacher is not None:
+                    section = merged(section, {"distil": {"teacher": teacher.folder}})
+                resolved = _resolve(FinetuneConfig, config, "finetune", arm, section, own)
+                cells.append(Cell(arm, count, subset, seed, steps, resolved, source, teacher))
     return cells
 
 
@@ -253,7 +274,9 @@ def _resolve(
         values = merged(read_values(find_config(base)) if base else {}, given)
     except ConfigError as error:
         raise ConfigError([f"arms.{arm}.{stage}: {problem}" for problem in error.problems]) from None
-    values |= {"recipe": config.recipe, **({"encoder": config.encoder} if config.encoder else {}), **own}
+    values |= {"recipe": config.recipe, **({"encoder": config.encoder.model_dump()} if config.encoder else {}), **own}
+    if config.arms[arm].encoder:
+        values["encoder"] = merged(values.get("encoder", {}), config.arms[arm].encoder)
     if config.jobs > 1:
         values["trainer"] = {"threads": 1, **values.get("trainer", {})}
     try:

@@ -26,6 +26,18 @@ from medcl.workflow.pipeline import Watcher, run
 from medcl.workflow.plan import digest, identity, make_plan
 
 
+TAUGHT: dict[str, dict[str, object]] = {
+    "scratch": {},
+    "pupil": {"teacher": "large", "finetune": {"distil": {"temperature": 2.0}}},
+    "large": {"encoder": {"size": "base"}},
+}
+"""Arms of which one learns from another that stands after it."""
+
+
+def read_table(out: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((out / "table.csv").open()))
+
+
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return study_standins.write_cohort(tmp_path_factory.mktemp("cohort") / "data")
@@ -80,6 +92,18 @@ class TestPlan:
         assert [(row.arm, row.labelled) for row in result.rows] == [("scratch", 2), ("mixed", 2), ("scratch", "all")]
         assert result.rows[1].share == pytest.approx(result.rows[1].dice / result.rows[2].dice)
         assert result.rows[1].worth is not None
+
+    def test_a_teacher_is_the_cell_of_the_same_labels_seed_and_steps(self, cohort: Path, tmp_path: Path) -> None:
+        grid = {"labelled": [1, 2], "subsets": 2, "seeds": [0, 1], "steps": [10, 20]}
+        plan = make_plan(pipeline(cohort, tmp_path, arms=TAUGHT, grid=grid))
+        taught = [cell for cell in plan.cells if cell.arm == "pupil"]
+        assert len(taught) == 2 * 2 * 2 * 2
+        for cell in taught:
+            assert cell.teacher.name == cell.name.replace("pupil", "large")
+            assert cell.config.distil.teacher == cell.teacher.folder
+            assert (cell.config.distil.temperature, cell.config.encoder.size) == (2.0, "tiny")
+            assert (cell.teacher.config.distil, cell.teacher.config.encoder.size) == (None, "base")
+            assert cell.teacher.config.steps == cell.config.steps
 
     def test_a_named_split_has_its_own_numbers_of_subsets(self, cohort: Path, tmp_path: Path) -> None:
         data = {"path": cohort, "split": "mmwhs_2020"}
@@ -157,6 +181,12 @@ class TestPlan:
             ({"grid": {"labelled": [2, 2]}}, "names a value twice"),
             ({"arms": {"With Space": {}}}, "pattern"),
             ({"arms": {"scratch": {"pool": "labelled"}}}, "this arm has none"),
+            ({"arms": {"pupil": {"teacher": "larg"}}}, "no arm 'larg'"),
+            ({"arms": {"a": {"teacher": "b"}, "b": {"teacher": "a"}}}, "a learns from b learns from a"),
+            (
+                {"arms": {"a": {"labelled": [1]}, "b": {"teacher": "a"}}, "compare": {"at": 1}},
+                "add it to arms.a.labelled",
+            ),
             ({"data": {"path": "x", "pool": "labelled"}}, "set pool of an arm instead"),
             ({"data": {"path": "x", "labelled": 3}}, "set grid.labelled instead"),
             ({"data": {"path": "x", "split": "acdc_2020"}, "evaluate": {"on": "validation"}}, "score on test"),
@@ -190,7 +220,7 @@ class TestPlan:
         assert make_plan(config).cells
         (tmp_path / "printed.yaml").write_text(commented(config))
         assert load_config(PipelineConfig, tmp_path / "printed.yaml") == config
-        assert len(shipped.read_text().splitlines()) < 60
+        assert len(shipped.read_text().splitlines()) < 70
 
 
 class TestRunning:
@@ -199,7 +229,7 @@ class TestRunning:
         result = go(config)
         assert set(states(result).values()) == {"finished"}
         assert len(result.outcomes) == 1 + 3 * 3
-        table = list(csv.DictReader((tmp_path / "table.csv").open()))
+        table = read_table(tmp_path)
         assert [(row["labelled"], row["arm"]) for row in table] == [
             (count, arm) for count in ("2", "all") for arm in ("scratch", "pretrained", "mixed")
         ]
@@ -264,6 +294,48 @@ class TestRunning:
         result = go(only(cohort, tmp_path, jobs=2))
         assert states(result) == {"cells/scratch/n2-s0-r0": "failed", "cells/scratch/n2-s1-r0": "finished"}
         assert "killed" in result.failures[0].problems[0]
+
+    @pytest.mark.parametrize("jobs", [1, 2])
+    def test_teachers_come_first_and_what_they_cost_counts(self, cohort: Path, tmp_path: Path, jobs: int) -> None:
+        config = pipeline(cohort, tmp_path, arms=TAUGHT, grid={"labelled": [2], "subsets": 1}, jobs=jobs)
+        assert set(states(go(config)).values()) == {"finished"}
+        calls = study_standins.calls(tmp_path)
+        assert calls.index("finetune large/n2-s0-r0") < calls.index("finetune pupil/n2-s0-r0")
+        row = next(row for row in read_table(tmp_path) if row["arm"] == "pupil")
+        assert (int(row["finetune_steps"]), int(row["pretrain_steps"])) == (40, 0)
+        minutes = [
+            json.loads((tmp_path / f"cells/{arm}/n2-s0-r0/run.json").read_text())["cpu_seconds"] / 60
+            for arm in ("pupil", "large")
+        ]
+        assert float(row["finetune_cpu_minutes"]) == pytest.approx(sum(minutes), abs=1e-6)
+
+    def test_a_teacher_that_changed_repeats_its_pupils(self, cohort: Path, tmp_path: Path) -> None:
+        grid = {"labelled": [2], "subsets": 1}
+        go(pipeline(cohort, tmp_path, arms=TAUGHT, grid=grid))
+        arms = {**TAUGHT, "large": {**TAUGHT["large"], "finetune": {"mixup": 0.1}}}
+        found = states(go(pipeline(cohort, tmp_path, arms=arms, grid=grid)))
+        assert {name for name, state in found.items() if state == "finished"} == {
+            "cells/large/n2-s0-r0", "cells/pupil/n2-s0-r0",
+        }  # fmt: skip
+
+    def test_a_teacher_without_weights_is_trained_again_for_a_new_pupil_only(
+        self, cohort: Path, tmp_path: Path
+    ) -> None:
+        grid = {"labelled": [2], "subsets": 1}
+        go(pipeline(cohort, tmp_path, arms=TAUGHT, grid=grid, keep="scores"))
+        assert set(states(go(pipeline(cohort, tmp_path, arms=TAUGHT, grid=grid))).values()) == {"skipped"}
+        arms = {**TAUGHT, "second": {**TAUGHT["pupil"], "finetune": {"distil": {"temperature": 4.0}}}}
+        found = states(go(pipeline(cohort, tmp_path, arms=arms, grid=grid).only(["second"])))
+        assert found == {
+            "cells/scratch/n2-s0-r0": "skipped", "cells/large/n2-s0-r0": "finished", "cells/second/n2-s0-r0": "finished",
+        }  # fmt: skip
+
+    def test_pupils_of_a_failed_teacher_are_not_run(self, cohort: Path, tmp_path: Path) -> None:
+        (tmp_path / "misbehave.json").write_text(json.dumps({"fail": "large/n2-s0-r0"}))
+        result = go(pipeline(cohort, tmp_path, arms=TAUGHT, grid={"labelled": [2], "subsets": 1}))
+        failures = {outcome.name: outcome.problems[0] for outcome in result.failures}
+        assert failures["cells/pupil/n2-s0-r0"] == "not run: cells/large/n2-s0-r0 failed"
+        assert states(result)["cells/scratch/n2-s0-r0"] == "finished"
 
     def test_cells_of_a_failed_pretraining_are_not_run(self, cohort: Path, tmp_path: Path) -> None:
         config = pipeline(cohort, tmp_path, grid={"labelled": [2], "subsets": 1})

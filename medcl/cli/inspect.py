@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from rich.table import Table
 
     from medcl.records.facts import VolumeFacts
+    from medcl.records.record import Record
     from medcl.workflow.inspection import Inspection
 
 _SHOWN = 8
+_MOST_NAMES = 24
+_OTHERS = ("radiograph", "ecg", "labs", "report")
 
 
 def command(
@@ -46,7 +50,7 @@ def command(
         inspection = inspect(config, progress)
     console = Console()
     console.print(_records_table(inspection))
-    console.print(_summary_table(inspection))
+    console.print(_summary(inspection), highlight=False)
     for finding in inspection.findings:
         print(finding)
     if any(facts.format == FORMAT for facts in inspection.facts.values()):
@@ -76,8 +80,13 @@ def _records_table(inspection: Inspection) -> Table:
         title=f"{len(manifest)} records of {subjects} subjects, {len(manifest.labelled())} with a label",
         caption=f"{manifest.source}; the first {_SHOWN} records" if len(manifest) > _SHOWN else manifest.source,
     )
-    for column in ("record", "voxels", "spacing mm", "axes", "type", "values", "label"):
+    volumes = any(record.volume for record in manifest.records)
+    others = [name for name in _OTHERS if any(getattr(record, name) for record in manifest.records)]
+    table.add_column("record", overflow="fold")
+    for column in ("voxels", "spacing mm", "axes", "type", "values", "label") if volumes else ():
         table.add_column(column, overflow="fold")
+    for column in others:
+        table.add_column(column)
     for record in manifest.records[:_SHOWN]:
         image, label = inspection.image(record), inspection.label(record)
         if image is None or image.error:
@@ -85,8 +94,26 @@ def _records_table(inspection: Inspection) -> Table:
         else:
             values = f"{image.minimum:.4g} to {image.maximum:.4g}"
             cells = [times(image.shape), times(image.spacing), image.orientation or "unknown", image.dtype, values]
-        table.add_row(record.id, *cells, _classes(label))
+        shown = [*cells, _classes(label)] if volumes else []
+        table.add_row(record.id, *shown, *(_other(getattr(record, name)) for name in others))
     return table
+
+
+def _other(part: Path | str | Sequence[Path] | Mapping[str, float] | None) -> str:
+    """What a record has of a modality that is no volume: its values, its images, its first words."""
+    from collections.abc import Mapping
+
+    match part:
+        case Path():
+            return part.name
+        case str():
+            return textwrap.shorten(part, 40, placeholder=" ...")
+        case Mapping() if part:
+            return f"{len(part)} values"
+        case [first, *more]:
+            return f"{first.name} and {len(more)} more" if more else str(first.name)
+        case _:
+            return "-"
 
 
 def _classes(label: VolumeFacts | None) -> str:
@@ -98,32 +125,71 @@ def _classes(label: VolumeFacts | None) -> str:
     return " ".join(values[:6]) + (" ..." if len(values) > 6 else "") or "empty"
 
 
-def _summary_table(inspection: Inspection) -> Table:
+def _summary(inspection: Inspection) -> Table | str:
     from rich.table import Table
 
     table = Table(title="all of them", caption_justify="left")
     for column in ("", "least", "median", "most"):
         table.add_column(column, justify="left" if not column else "right")
-    images = [inspection.image(record) for record in inspection.manifest.records]
+    records = inspection.manifest.records
+    images = [inspection.image(record) for record in records]
     read = [image for image in images if image is not None and len(image.shape) == 3 and not image.error]
-    for axis, name in enumerate("xyz"):
-        table.add_row(f"voxels {name}", *_spread(image.shape[axis] for image in read))
-    for axis, name in enumerate("xyz"):
-        table.add_row(f"spacing {name} (mm)", *_spread(image.spacing[axis] for image in read))
-    table.add_row("minimum", *_spread(image.minimum for image in read))
-    table.add_row("median", *_spread(image.percentile(50.0) for image in read))
-    table.add_row("99.5th percentile", *_spread(image.percentile(99.5) for image in read))
-    table.add_row("maximum", *_spread(image.maximum for image in read), end_section=True)
+    if any(record.volume for record in records):
+        for axis, name in enumerate("xyz"):
+            table.add_row(f"voxels {name}", *_spread(image.shape[axis] for image in read))
+        for axis, name in enumerate("xyz"):
+            table.add_row(f"spacing {name} (mm)", *_spread(image.spacing[axis] for image in read))
+        table.add_row("minimum", *_spread(image.minimum for image in read))
+        table.add_row("median", *_spread(image.percentile(50.0) for image in read))
+        table.add_row("99.5th percentile", *_spread(image.percentile(99.5) for image in read))
+        table.add_row("maximum", *_spread(image.maximum for image in read), end_section=True)
+    measured = [{k: v for k, v in record.targets.items() if not _is_finding(v)} for record in records]
+    for kind, of in (("", [record.labs for record in records]), ("target ", measured)):
+        for name, spread in _numbers(kind, of):
+            table.add_row(name, *spread)
     for name, spread in _label_volumes(inspection):
         table.add_row(name, *spread)
-    counted = (
+    counted: tuple[tuple[str, list[str]], ...] = (
         ("axes", [image.orientation or "unknown" for image in read]),
         ("type", [image.dtype for image in read]),
         ("format", [image.format for image in read]),
-        ("split", [record.split or "none declared" for record in inspection.manifest.records]),
+        ("modalities", [name for record in records for name in ("volume", *_OTHERS) if getattr(record, name)]),
+        *_words(records),
+        ("split", [record.split or "none declared" for record in records]),
     )
-    table.caption = "\n".join(f"{name}: {_counts(values)}" for name, values in counted)
+    caption = "\n".join(f"{name}: {_counts(values)}" for name, values in counted if values)
+    if not table.row_count:
+        return caption
+    table.caption = caption
     return table
+
+
+def _numbers(kind: str, of: Sequence[Mapping[str, float | str]]) -> Iterator[tuple[str, list[str]]]:
+    """Of each number that records have by name: how many have it, and its spread."""
+    found: dict[str, list[float]] = {}
+    for values in of:
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                found.setdefault(name, []).append(value)
+    for name, numbers in list(found.items())[:_MOST_NAMES]:
+        yield f"{kind}{name} (in {len(numbers)})", _spread(numbers)
+
+
+def _is_finding(value: float | str) -> bool:
+    """Whether a target is a finding: present, absent or uncertain."""
+    return not isinstance(value, str) and value in (0, 1, -1)
+
+
+def _words(records: Sequence[Record]) -> Iterator[tuple[str, list[str]]]:
+    """What the targets that are words say, and the findings that are present."""
+    found: dict[str, list[str]] = {}
+    for record in records:
+        for name, value in record.targets.items():
+            if isinstance(value, str):
+                found.setdefault(f"target {name}", []).append(value)
+            elif value == 1:
+                found.setdefault("findings present", []).append(name)
+    yield from list(found.items())[:_MOST_NAMES]
 
 
 def _label_volumes(inspection: Inspection) -> Iterator[tuple[str, list[str]]]:
@@ -151,4 +217,7 @@ def _spread(values: Iterable[float]) -> list[str]:
 def _counts(values: Sequence[str]) -> str:
     from collections import Counter
 
-    return ", ".join(f"{value} ({count})" for value, count in Counter(values).most_common()) or "-"
+    found = Counter(values).most_common()
+    return ", ".join(f"{value} ({count})" for value, count in found[:_MOST_NAMES]) + (
+        ", ..." if found[_MOST_NAMES:] else ""
+    )

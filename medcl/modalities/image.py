@@ -38,6 +38,7 @@ AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 _ORIENTATION_TAG = 0x0112
 _TYPES = {"1": "u1", "L": "u1", "P": "u1", "I;16": "u2", "I;16L": "u2", "I;16B": "u2", "I": "i4", "F": "f4"}
 _COLOURS = ("RGB", "RGBA", "LA")
+_WITH_ALPHA = ("RGBA", "LA")
 # What Pillow raises on a truncated or damaged file, or one of an absurd size; its readers of single formats check little.
 _FAILURES = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, NotImplementedError, EOFError, MemoryError,
@@ -59,9 +60,15 @@ def read_voxels(path: Path, *, colour_as_grey: bool = False) -> tuple[Array, Vol
     """
     with _opened(path) as image:
         header = _header(path, image)
-        if image.mode == "P":  # the numbers are places in a palette, not shades
-            image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-        return _grey(path, image, colour_as_grey), header
+        return _grey(path, _shades(image), colour_as_grey), header
+
+
+def is_coloured(path: Path) -> bool:
+    """Whether :func:`read_voxels` refuses the image for its colours. DataError where it is no image that medcl reads."""
+    with _opened(path) as image:
+        _header(path, image)
+        shown = _shades(image)
+        return _differ(np.array(shown), shown)
 
 
 def read_label(path: Path) -> tuple[Array, VolumeHeader]:
@@ -153,14 +160,26 @@ def _most_pixels(path: Path, image: Image.Image) -> int:
 def _grey(path: Path, image: Image.Image, colour_as_grey: bool = False) -> Array:
     pixels: Array = np.array(image)
     if pixels.ndim == 3:
-        colours = pixels.shape[2] - (image.mode in ("RGBA", "LA"))
-        if colours < pixels.shape[2] and pixels[..., -1].min() < 255:
+        if image.mode in _WITH_ALPHA and pixels[..., -1].min() < 255:
             raise DataError(f"{path}: has transparent pixels; store it as grey without an alpha channel")
-        differs = (pixels[..., :colours] != pixels[..., :1]).any()
+        differs = _differ(pixels, image)
         if differs and not colour_as_grey:
             raise DataError(f"{path}: is in colour (its channels differ); store it as grey")
         pixels = np.array(image.convert("L")) if differs else pixels[..., 0]
     return _oriented(pixels.astype(np.uint8) if pixels.dtype == bool else pixels)
+
+
+def _shades(image: Image.Image) -> Image.Image:
+    """The image itself, or what its palette shows: the numbers of a palette are places in it, not shades."""
+    return image.convert("RGBA" if "transparency" in image.info else "RGB") if image.mode == "P" else image
+
+
+def _differ(pixels: Array, image: Image.Image) -> bool:
+    """Whether the colours of some pixel of ``image`` are not equal."""
+    if pixels.ndim < 3:
+        return False
+    colours = pixels.shape[2] - (image.mode in _WITH_ALPHA)
+    return bool((pixels[..., :colours] != pixels[..., :1]).any())
 
 
 def _oriented(pixels: Array) -> Array:

@@ -43,6 +43,7 @@ CHECKS: dict[str, tuple[Severity, str]] = {
     "duplicate-label": ("warning", "the same label, voxel for voxel, for two images"),
     "repeated-id": ("error", "one record id for several records"),
     "divided-subject": ("error", "a subject on both sides of a split"),
+    "colour": ("warning", "a radiograph in colour (a screenshot, arrows), which is read as grey"),
     "odd-ecg": ("warning", "an ECG whose header had to be repaired, with missing samples or constant leads"),
     "shared-report": ("warning", "held-out reports that are equal or nearly equal to one of training"),
 }

@@ -10,12 +10,14 @@ from typing import NamedTuple
 from medcl.errors import DataError
 from medcl.modalities.duplicates import shared_texts
 from medcl.modalities.ecg import read_ecg
+from medcl.modalities.image import is_coloured
 from medcl.modalities.radiograph import read_radiograph
 from medcl.modalities.report import read_report
 from medcl.modalities.report_text import clean
 from medcl.preparation.parallel import on_each
 from medcl.records.findings import Finding, finding
 from medcl.records.manifest import Manifest
+from medcl.records.names import is_image
 from medcl.types import Progress
 
 
@@ -41,20 +43,25 @@ def check_modalities(manifest: Manifest, workers: int = 1, progress: Progress | 
                 message = problem.removeprefix(f"{path}: ")
                 yield finding("missing-file" if message.startswith("no such file") else "unreadable", path, message)
         else:
-            for note in notes:
-                yield finding("odd-ecg", path, note.removeprefix(f"{path}: "))
+            for check, note in notes:
+                yield finding(check, path, note.removeprefix(f"{path}: "))
     yield from check_reports(manifest)
 
 
-def _notes(file: _File) -> tuple[str, ...]:
-    """What is odd about a file. Raises DataError where it cannot be read."""
+def _notes(file: _File) -> list[tuple[str, str]]:
+    """What is odd about a file, as the check and its words. Raises DataError where it cannot be read."""
     if file.kind != "report" and not file.path.with_suffix(".hea" if file.kind == "ecg" else file.path.suffix).exists():
         raise DataError(f"{file.path}: no such file")
-    if file.kind == "radiograph":
-        read_radiograph(file.path)
-    elif file.kind == "report":
-        read_report(file.path)
-    return read_ecg(file.path).notes if file.kind == "ecg" else ()
+    match file.kind:
+        case "radiograph":
+            read_radiograph(file.path, colour_as_grey=True)
+            if is_image(file.path) and is_coloured(file.path):
+                return [("colour", "is in colour (a screenshot, or with arrows); it is read as grey")]
+        case "report":
+            read_report(file.path)
+        case "ecg":
+            return [("odd-ecg", note) for note in read_ecg(file.path).notes]
+    return []
 
 
 def check_reports(manifest: Manifest) -> Iterator[Finding]:

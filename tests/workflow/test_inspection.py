@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from medcl.cli.main import app
@@ -21,7 +22,7 @@ from medcl.runs import RunFolder
 from medcl.workflow.inspection import Inspection, inspect
 from medcl.workflow.simulation.layouts import write_ecg
 
-CASES = 47
+CASES = 48
 
 
 class Cohort:
@@ -173,6 +174,13 @@ def _plant(cohort: Cohort) -> dict[str, tuple[str | None, str]]:
         cohort.rows.append({"id": "beats", "ecg": "beats.hea"})
         return write_ecg(cohort.folder / "beats.hea", signal)
 
+    def screenshot(case: int) -> Path:
+        pixels = np.zeros((12, 10, 3), np.uint8)
+        pixels[3, 4] = (255, 0, 0)
+        Image.fromarray(pixels).save(path := cohort.folder / "arrow.png")
+        cohort.rows.append({"id": "arrow", "radiograph": "arrow.png"})
+        return path
+
     def same_report_twice(case: int) -> None:
         for name, text in (("train", "Clear lungs. Heart is normal."), ("test", "Clear lungs, heart is normal")):
             cohort.rows.append({"id": f"text_{name}", "report_text": text, "split": name})
@@ -251,6 +259,7 @@ def _plant(cohort: Cohort) -> dict[str, tuple[str | None, str]]:
     plant("duplicate-label", same_label_twice)
     plant("repeated-id", repeated_id, "'twin'")
     plant("divided-subject", divided_subject, "subject both")
+    plant("colour", screenshot, "read as grey")
     plant("odd-ecg", ecg_with_gaps, "40 of 12000 samples are missing")
     plant("shared-report", same_report_twice, "1 of 1 held-out reports")
     return expected
@@ -283,7 +292,7 @@ def test_planted_defect_is_found(planted: tuple[dict, Inspection], check: str) -
 def test_sound_files_beside_defects_stay_without_findings(planted: tuple[dict, Inspection]) -> None:
     defects = len(planted[0])
     partners = {f"case_{CASES - back:02d}" for back in (1, 2, 3, 4)}
-    touched = {f"case_{case:02d}" for case in range(defects)} | partners | {"again", "beats"}
+    touched = {f"case_{case:02d}" for case in range(defects)} | partners | {"again", "beats", "arrow"}
     assert len(touched) < CASES - 5
     for finding in planted[1].findings:
         assert finding.file is None or finding.file.name.split(".")[0][:7] in touched, str(finding)
@@ -317,6 +326,33 @@ def test_nothing_is_found_in_clean_data(hippocampus: Path, tmp_path: Path) -> No
     manifest = Manifest.read(out / "manifest.jsonl")
     assert len(manifest.labelled()) == 200
     assert all(path.is_file() for record in manifest.records for path in record.files())
+
+
+@pytest.mark.parametrize(
+    ("name", "shown", "not_shown"),
+    [
+        (
+            "vqa-rad",
+            (
+                "modalities: radiograph (244), report (243)",
+                "target organ: chest (83), abdomen (81), head (80)",
+                "colour",
+            ),
+            ("voxels", "no volume"),
+        ),
+        ("cxr-labs-hannover", ("ldh (in 109)", "findings present: icu (155), death (47)", "labs (146)"), ("voxels",)),
+        ("ecg-12lead", ("sinus rhythm (56)", "A0001.hea", "Right bundle branch block."), ("voxels", "all of them")),
+    ],
+)
+def test_what_has_no_volumes_is_told_by_its_modalities(
+    shared: Path, tmp_path: Path, name: str, shown: tuple[str, ...], not_shown: tuple[str, ...]
+) -> None:
+    data = shared / "data" / name
+    result = CliRunner().invoke(app, ["inspect", str(data), "--check", "--out", str(tmp_path / "run")])
+    assert result.exit_code == 0, result.output
+    told = " ".join(result.output.split())
+    assert [words for words in shown if words not in told] == []
+    assert [words for words in not_shown if words in told] == []
 
 
 def test_exit_code_is_one_with_errors_and_a_line_names_the_file(hippocampus: Path, tmp_path: Path) -> None:

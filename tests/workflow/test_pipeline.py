@@ -25,7 +25,6 @@ from medcl.runs import dump_config
 from medcl.workflow.pipeline import Watcher, run
 from medcl.workflow.plan import digest, identity, make_plan
 
-
 TAUGHT: dict[str, dict[str, object]] = {
     "scratch": {},
     "pupil": {"teacher": "large", "finetune": {"distil": {"temperature": 2.0}}},

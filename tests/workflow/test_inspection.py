@@ -22,7 +22,7 @@ from medcl.runs import RunFolder
 from medcl.workflow.inspection import Inspection, inspect
 from medcl.workflow.simulation.layouts import write_ecg
 
-CASES = 48
+CASES = 49
 
 
 class Cohort:

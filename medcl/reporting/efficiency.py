@@ -65,7 +65,7 @@ def efficiency_figure(study: Mapping[str, Any]) -> Markup:
         axes.set_title("Mean Dice")
         show_legend(drawn, axes, "lower right")
         said = [f"{row['label']} with {row['labelled']}: {row['dice']:.3f}" for row in study["rows"]]
-        return to_svg(drawn, "Mean Dice against the number of labelled volumes", "; ".join(said) + ".")
+        return to_svg(drawn, f"Mean Dice against the number of labelled {study['counted']}s", "; ".join(said) + ".")
 
 
 def difference_figure(study: Mapping[str, Any]) -> Markup | None:
@@ -129,7 +129,7 @@ def counts_axis(axes: Axes, study: Mapping[str, Any]) -> None:
     labels = [f"all ({study['data']['labels']})" if count == "all" else str(count) for count in study["labelled"]]
     axes.set_xticks(range(len(labels)), labels)
     axes.set_xlim(-0.45, len(labels) - 0.55)
-    axes.set_xlabel("labelled volumes")
+    axes.set_xlabel(f"labelled {study['counted']}s")
 
 
 def dodge(number: int, of: int) -> float:

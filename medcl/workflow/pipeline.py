@@ -234,6 +234,7 @@ def _study(plan: Plan, data: StudyData, rows: list[Row], scored: Scored, outcome
         "tolerance_mm": config.evaluate.tolerance,
         "arms": {arm: config.label_of(arm) for arm in config.arms},
         "labelled": list(config.counts),
+        "counted": "volume" if config.data.count == "records" else "subject",
         "seeds": list(config.grid.seeds),
         "data": asdict(data),
         "rows": [asdict(row) for row in rows],

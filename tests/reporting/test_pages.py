@@ -149,6 +149,18 @@ def test_the_study_says_what_it_is_and_what_failed(study: RunFolder) -> None:
         assert "#0072b2" in drawn
 
 
+def test_a_study_that_counts_subjects_says_so(study: RunFolder, tmp_path: Path) -> None:
+    facts = json.loads((study.path / "study.json").read_text())
+    assert facts["counted"] == "volume"
+    assert "What a labelled volume is worth" in (study.path / "page.html").read_text()
+    copy = RunFolder(shutil.copytree(study.path, tmp_path / "study"))
+    (copy.path / "study.json").write_text(json.dumps({**facts, "counted": "subject"}))
+    page = write_study_page(copy).read_text()
+    assert "What a labelled subject is worth" in page
+    assert "labelled subjects</title>" in page
+    assert "labelled volume" not in page
+
+
 def test_a_study_without_its_images_still_gets_a_page(study: RunFolder, tmp_path: Path) -> None:
     copy = RunFolder(shutil.copytree(study.path, tmp_path / "study"))
     text = copy.config.read_text()

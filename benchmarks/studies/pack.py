@@ -37,8 +37,8 @@ def main() -> None:
                 if file.name in FACTS and "pseudo" not in inside.parts:
                     _copy(file, Path(scratch) / inside, words)
         with tarfile.open(given.target / "cells.tar.xz", "w:xz") as packed:
-            for part in sorted(Path(scratch).iterdir()):
-                packed.add(part, part.name, filter=_anonymous)
+            for folder in sorted(Path(scratch).iterdir()):
+                packed.add(folder, folder.name, filter=_anonymous)
 
 
 def _copy(file: Path, target: Path, words: Mapping[str, str]) -> None:

@@ -29,6 +29,18 @@ _TABLES = (
     ("dx_mapping_scored.csv", "SNOMEDCTCode", "Dx"),
     ("dx_mapping_unscored.csv", "SNOMEDCTCode", "Dx"),
 )
+_RHYTHMS = {
+    "sinus rhythm",
+    "normal sinus rhythm",
+    "sinus bradycardia",
+    "sinus tachycardia",
+    "sinus arrhythmia",
+    "atrial fibrillation",
+    "atrial flutter",
+    "atrial tachycardia",
+    "supraventricular tachycardia",
+    "pacing rhythm",
+}
 _FACT = re.compile(r"#\s*(Age|Sex|Dx)\s*:\s*(.*)")
 _MOST = 8192  # characters of a header that are looked at: a record of twelve leads has about 800
 
@@ -42,6 +54,7 @@ def is_cinc_challenge(folder: Path) -> bool:
 def open_cinc_challenge(folder: Path) -> Manifest:
     """One record a recording: ``ecg``, ``targets`` 1 or 0 for every diagnosis of the collection, and as ``report`` the names of its own.
 
+    The target ``rhythm`` is the only rhythm among its diagnoses; a recording with several or none has no such target.
     The report is made from the codes and says no more than they do. Attributes: ``age``, ``sex``, ``source`` (told by the
     record's name). A code without a name keeps its number. Every record is a subject of its own: the Challenge names no patients.
     """
@@ -56,6 +69,7 @@ def open_cinc_challenge(folder: Path) -> Manifest:
             problems.append(f"{header}: {seen[header.stem]} has the same name")
         seen[header.stem] = header
         own = coded[header]
+        rhythms = _RHYTHMS & set(own)
         attributes = {"age": facts.get("Age", ""), "sex": facts.get("Sex", "").lower(), "source": _source(header.stem)}
         records.append(
             Record(
@@ -63,7 +77,8 @@ def open_cinc_challenge(folder: Path) -> Manifest:
                 subject=header.stem,
                 ecg=header,
                 report=" ".join(f"{name[0].upper()}{name[1:]}." for name in own) or None,
-                targets={name: float(name in own) for name in every},
+                targets={name: float(name in own) for name in every}
+                | ({"rhythm": min(rhythms)} if len(rhythms) == 1 else {}),
                 attributes={
                     name: value
                     for name, value in attributes.items()

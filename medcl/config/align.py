@@ -157,7 +157,7 @@ class ReportConfig(_ModalityConfig):
     flip_text: bool = Field(
         False, description="left and right change places in the text of a record whose image is flipped along x"
     )
-    cache: bool = Field(True, description="texts that never vary pass a frozen encoder once, not every epoch")
+    cache: bool = Field(True, description="a frozen encoder reads every text once, not every epoch; not with shuffle")
 
     @model_validator(mode="after")
     def _known(self) -> ReportConfig:

@@ -23,6 +23,9 @@ from medcl.views.mirror import Mirror, mirrored
 from medcl.views.sampler import ViewPlan, ViewSampler
 from medcl.views.signal import augment_signal
 
+_MOST_CHOICES = 32
+"""Texts of a record, on average, that are worth encoding before any is drawn."""
+
 
 class ImageStream:
     """Views of radiographs or volumes, as ``sampler`` cuts them, of some records mirrored with their text.
@@ -78,28 +81,6 @@ class VectorStream:
         return tuple(rows.to(device) for rows in plan)
 
 
-class EncodedStream:
-    """What an encoder that never changes makes of inputs that never vary: pooled features by record, computed once.
-
-    ``rows``: places of the records in the array ``(N, C)`` at ``path``.
-    """
-
-    def __init__(self, rows: Mapping[str, int], path: Path) -> None:
-        self.rows = dict(rows)
-        self.path = path
-
-    def has(self, record_id: str) -> bool:
-        return record_id in self.rows
-
-    def plan(self, record_ids: Sequence[str], epochs: Sequence[int], slots: int) -> list[Tensor]:
-        """Features ``(B, C)`` a slot."""
-        features = np.load(self.path, mmap_mode="r")
-        return [torch.from_numpy(features[[self.rows[name] for name in record_ids]])] * slots
-
-    def render(self, plan: list[Tensor], device: torch.device | str) -> tuple[Encoded, ...]:
-        return tuple(Encoded(rows.to(device)) for rows in plan)
-
-
 class ReportStream:
     """Reports, or one section of them, as tokens; sentences by record. Every epoch draws their order or a single one anew.
 
@@ -134,11 +115,20 @@ class ReportStream:
     def has(self, record_id: str) -> bool:
         return record_id in self.sentences or record_id in self.captioned
 
-    @property
-    def varies(self) -> bool:
-        """Whether a record's text differs from one epoch to another."""
-        drawn = self.config.shuffle or self.config.sentence > 0 or bool(self.captioned)
-        return self.train and (drawn or self.mirror is not None)
+    def choices(self) -> set[str] | None:
+        """Every text that may be shown; None where they are too many, as sentences in any order are."""
+        if self.train and self.config.shuffle:
+            return None
+        found = {" ".join(parts) for parts in self.sentences.values()}
+        if self.train and self.config.sentence > 0:
+            found.update(part for parts in self.sentences.values() for part in parts)
+        for name in self.captioned:
+            assert self.captions is not None
+            every = self.captions.all(name)
+            found.update(every if self.train else every[:1])
+        if self.mirror is not None:
+            found |= {swap_sides(text) for text in found}
+        return found if len(found) <= _MOST_CHOICES * (len(self.sentences) + len(self.captioned)) else None
 
     def plan(self, record_ids: Sequence[str], epochs: Sequence[int], slots: int) -> list[list[str]]:
         """The texts of every slot."""
@@ -172,6 +162,30 @@ class ReportStream:
         if self.config.shuffle:
             return " ".join(parts[place] for place in rng.permutation(len(parts)))
         return " ".join(parts)
+
+
+class EncodedStream:
+    """The texts of ``stream`` as an encoder that never changes reads them: pooled features, computed once.
+
+    ``rows``: places of the texts in the array ``(N, C)`` at ``path``.
+    """
+
+    def __init__(self, stream: ReportStream, rows: Mapping[str, int], path: Path) -> None:
+        self.stream = stream
+        self.rows = dict(rows)
+        self.path = path
+
+    def has(self, record_id: str) -> bool:
+        return self.stream.has(record_id)
+
+    def plan(self, record_ids: Sequence[str], epochs: Sequence[int], slots: int) -> list[Tensor]:
+        """Features ``(B, C)`` a slot."""
+        features = np.load(self.path, mmap_mode="r")
+        shown = self.stream.plan(record_ids, epochs, slots)
+        return [torch.from_numpy(features[[self.rows[text] for text in texts]]) for texts in shown]
+
+    def render(self, plan: list[Tensor], device: torch.device | str) -> tuple[Encoded, ...]:
+        return tuple(Encoded(rows.to(device)) for rows in plan)
 
 
 class SentenceStream(ReportStream):

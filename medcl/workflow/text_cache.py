@@ -1,4 +1,4 @@
-"""Texts that never vary, through an encoder that never changes: encoded once, kept in the prepared folder."""
+"""Texts of which there are only so many, through an encoder that never changes: encoded once, kept in the prepared folder."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ def cacheable(config: AlignConfig, stage: AlignStageConfig) -> bool:
 
 
 def cached_texts(encoder: nn.Module, stream: ReportStream, folder: Path) -> ReportStream | EncodedStream:
-    """``stream`` with its texts encoded by ``encoder`` in evaluation mode; the stream itself where its texts vary, as those of special
-    streams of a report do.
+    """``stream`` with its texts encoded by ``encoder`` in evaluation mode; the stream itself where they are too many, as shuffled sentences
+    are, and those of special streams of a report.
 
     The features lie in ``folder``, named by the texts and the weights; they are computed where they do not lie there yet.
     """
-    if type(stream) is not ReportStream or stream.varies or not isinstance(encoder, TextEncoder):
+    if type(stream) is not ReportStream or not isinstance(encoder, TextEncoder):
         return stream
-    ids = sorted({*stream.sentences, *stream.captioned})
-    by_record = dict(zip(ids, stream.plan(ids, [0] * len(ids), 1)[0], strict=True))
-    texts = sorted(set(by_record.values()))
+    choices = stream.choices()
+    if choices is None:
+        return stream
+    texts = sorted(choices)
     path = folder / f"{_digest(encoder, texts)}.npy"
     if not path.is_file():
         with atomic_path(path) as part:
             np.save(part, _encoded(encoder, texts))
         log.info("%d texts are encoded once: %s", len(texts), path)
-    places = {text: place for place, text in enumerate(texts)}
-    return EncodedStream({name: places[text] for name, text in by_record.items()}, path)
+    return EncodedStream(stream, {text: place for place, text in enumerate(texts)}, path)
 
 
 @torch.no_grad()

@@ -249,7 +249,7 @@ def test_cached_texts_train_as_the_network_does_and_the_page_says_what_was_seen(
     assert facts["data"]["left_out"]
 
 
-def test_what_varies_is_never_cached(tmp_path: Path) -> None:
+def test_texts_of_which_there_are_only_so_many_are_encoded_once(tmp_path: Path) -> None:
     from medcl.config.align import ReportConfig
     from medcl.encoders.build_text import build_text_encoder
     from medcl.views.mirror import Mirror
@@ -264,10 +264,20 @@ def test_what_varies_is_never_cached(tmp_path: Path) -> None:
         mirror = changes.pop("mirror", None)
         return ReportStream(parts, tokenizer, base.model_copy(update=changes), 0, train=True, mirror=mirror)
 
-    for varying in ({"shuffle": True}, {"sentence": 0.5}, {"mirror": Mirror(0.5, 0)}):
-        kept = stream(**varying)
-        assert cached_texts(encoder, kept, tmp_path) is kept
+    kept = stream(shuffle=True)
+    assert cached_texts(encoder, kept, tmp_path) is kept
     assert not list(tmp_path.iterdir())
+    for number, varying in enumerate(({"sentence": 0.5}, {"mirror": Mirror(0.5, 0)}), 1):
+        (folder := tmp_path / f"{number}").mkdir()
+        drawn = cached_texts(encoder, stream(**varying), folder)
+        assert isinstance(drawn, EncodedStream)
+        ids, epochs = ["a", "b"] * 20, [epoch // 2 for epoch in range(40)]
+        texts = stream(**varying).plan(ids, epochs, 1)[0]
+        assert len(set(texts)) >= 3, "another text in other epochs"
+        with torch.no_grad():
+            expected = encoder.eval()(tokenizer(texts)).pooled
+        (found,) = drawn.render(drawn.plan(ids, epochs, 1), "cpu")
+        torch.testing.assert_close(found.pooled, expected, rtol=1e-5, atol=1e-6)
     found = cached_texts(encoder, stream(), tmp_path)
     assert isinstance(found, EncodedStream)
     (first, second) = found.render(found.plan(["b", "a"], [0, 0], 2), "cpu")

@@ -269,7 +269,7 @@ def stream_of(
         assert data.signals is not None
         return SignalStream(data.signals.of(ids), config.augmentation if train else None, seed)
     store = data.images[modality]
-    views = config.views if train else PLAIN
+    views = config.views if train else PLAIN.model_copy(update={"patch": config.views.patch})
     mirror = mirror_of(modalities, seed) if train else None
     if mirror is not None:  # it takes the place of each view's own flip along x
         spatial = views.spatial.model_copy(update={"flip": (0.0, *views.spatial.flip[1:])})

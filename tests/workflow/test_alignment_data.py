@@ -249,6 +249,18 @@ def test_cached_texts_train_as_the_network_does_and_the_page_says_what_was_seen(
     assert facts["data"]["left_out"]
 
 
+def test_what_is_scored_is_cut_as_large_as_what_was_trained_on(patients: Path, tmp_path: Path) -> None:
+    values = settings(patients, tmp_path / "run")
+    values["modalities"]["radiograph"]["views"]["patch"] = [24, 24, 1]
+    config = validate(AlignConfig, values)
+    data = open_alignment(config, tmp_path / "prepared")
+    ids = [record.id for record in data.manifest.records if record.radiograph][:3]
+    for train in (True, False):
+        stream = stream_of("radiograph", data, config.modalities, ids, train=train)
+        (view,) = stream.render(stream.plan(ids, [0] * 3, 1), "cpu")
+        assert view.shape == (3, 1, 24, 24)
+
+
 def test_texts_of_which_there_are_only_so_many_are_encoded_once(tmp_path: Path) -> None:
     from medcl.config.align import ReportConfig
     from medcl.encoders.build_text import build_text_encoder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import statistics
 import sys
 import threading
@@ -22,21 +23,30 @@ class Meter(threading.Thread):
         self.peak = 0.0
 
     def now(self) -> float:
-        import psutil
-
-        total = 0
-        own = psutil.Process()
-        for process in (own, *own.children(recursive=True)):
-            try:
-                total += process.memory_full_info().pss
-            except psutil.Error:
-                continue
-        return total / 2**20
+        return tree_mib(os.getpid())
 
     def run(self) -> None:
         while True:
             self.peak = max(self.peak, self.now())
             time.sleep(0.1)
+
+
+def tree_mib(pid: int) -> float:
+    """The proportional set sizes of a process and its children, in MiB; 0 where it has ended."""
+    import psutil
+
+    total = 0
+    try:
+        own = psutil.Process(pid)
+        family = (own, *own.children(recursive=True))
+    except psutil.Error:
+        return 0.0
+    for process in family:
+        try:
+            total += process.memory_full_info().pss
+        except psutil.Error:
+            continue
+    return float(total / 2**20)
 
 
 def peer(name: str, bare: tuple[str, ...] = ()) -> Any:

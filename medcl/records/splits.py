@@ -62,6 +62,12 @@ def split(
         part: SplitName = next((name for name, least in wanted.items() if drawn[name] < least), "train")
         parts[part] += free[subject]
         drawn[part] += len(free[subject]) if count == "records" else 1
+    if test + validation and not free:
+        counted = ", ".join(f"{len(ids)} {name}" for name, ids in parts.items())
+        raise DataError(
+            f"{manifest.source or 'data'}: every record declares its part ({counted}), so that none is left to hold out; "
+            "set data.test=0 and data.validation=0"
+        )
     if any(drawn[name] < least for name, least in wanted.items()) or (test + validation and not parts["train"]):
         raise DataError(
             f"{manifest.source or 'data'}: cannot hold out {test} for test and {validation} for validation and still "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,19 @@ def test_a_share_holds_out_that_part_of_the_records_and_never_none() -> None:
     manifest = _cohort([1] * 200)
     assert split(manifest, 0.25, 0.1) == split(manifest, 50, 20)
     assert len(split(_cohort([1] * 3), 0.1).test) == 1
+
+
+def test_data_that_declare_every_part_leave_none_to_hold_out() -> None:
+    cohort = _cohort([1] * 4)
+    names = ("train", "train", "test", "validation")
+    declared = replace(
+        cohort, records=tuple(replace(r, split=name) for r, name in zip(cohort.records, names, strict=True))
+    )
+    assert len(split(declared).train) == 2
+    with pytest.raises(
+        DataError, match=r"every record declares its part \(2 train, 1 validation, 1 test\).*data.test=0"
+    ):
+        split(declared, 0.25)
 
 
 class TestCountingSubjects:

@@ -214,12 +214,11 @@ class TestPlan:
     @pytest.mark.parametrize(
         "shipped", sorted(Path(__file__).parents[2].glob("pipelines/**/*.yaml")), ids=lambda p: p.stem
     )
-    def test_shipped_pipelines_resolve_are_short_and_can_be_printed(self, shipped: Path, tmp_path: Path) -> None:
+    def test_shipped_pipelines_resolve_and_can_be_printed(self, shipped: Path, tmp_path: Path) -> None:
         config = load_config(PipelineConfig, shipped)
         assert make_plan(config).cells
         (tmp_path / "printed.yaml").write_text(commented(config))
         assert load_config(PipelineConfig, tmp_path / "printed.yaml") == config
-        assert len(shipped.read_text().splitlines()) < 70
 
 
 class TestRunning:

@@ -278,7 +278,7 @@ def main() -> None:
     parser.add_argument("--soak", type=int, default=200, help="steps of each soak; 0: none")
     parser.add_argument("--soak-only", action="store_true", help="no comparison")
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
-    parser.add_argument("--setting", choices=SETTINGS, help=argparse.SUPPRESS)
+    parser.add_argument("--setting", choices=SETTINGS, help="one alone; default: all")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -291,7 +291,7 @@ def main() -> None:
         (folder / "few").mkdir()
         for path in sorted((folder / "scans").iterdir())[:10]:
             (folder / "few" / path.name).symlink_to(path)
-        for setting in () if given.soak_only else SETTINGS:
+        for setting in () if given.soak_only else [given.setting] if given.setting else SETTINGS:
             compare(folder, setting, given)
         if given.soak:
             print(f"\nmedcl pretrain, {given.soak} steps: resident size in MiB in every 20th part of them")

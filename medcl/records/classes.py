@@ -15,17 +15,18 @@ def record_classes(records: Sequence[Record], names: Sequence[str]) -> tuple[Arr
     """What the targets or attributes ``names`` say of ``records``, and the names of the classes or findings.
 
     One name: integers (N,), equal where values are; a record without one is of a class of its own, whose number is beyond the names.
-    Several: booleans (N, F), True where a value is 1 (uncertain ones, -1, are not). Raises DataError where no record has a name, and
-    where records have none of several: it is not known whom they are like.
+    Several: booleans (N, F), True where a value is 1 (uncertain ones, -1, are not), of those names that any record has. Raises DataError
+    where no record has any of them, and where records have none of several: it is not known whom they are like.
     """
-    values = [[record.fact(name) for name in names] for record in records]
-    empty = [name for place, name in enumerate(names) if all(row[place] is None for row in values)]
-    if empty:
+    empty = [name for name in names if all(record.fact(name) is None for record in records)]
+    if len(empty) == len(names):
         known = sorted({name for record in records for name in (*record.targets, *record.attributes)})
         raise DataError(
             f"classes: no record has a target or attribute {', '.join(empty)}; there are {', '.join(known) or 'none'}"
         )
-    if len(names) == 1:
+    single, names = len(names) == 1, [name for name in names if name not in empty]
+    values = [[record.fact(name) for name in names] for record in records]
+    if single:
         classes = sorted({str(value) for (value,) in values if value is not None})
         numbers = {name: number for number, name in enumerate(classes)}
         found = [

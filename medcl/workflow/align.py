@@ -179,6 +179,9 @@ def _facts(config: AlignConfig, data: AlignmentData) -> Facts:
     if not config.classes:
         return Facts(data_digest=data.manifest.digest)
     labels, classes = record_classes(data.records(data.split.train), config.classes)
+    unknown = [name for name in config.classes if name not in classes]
+    if len(config.classes) > 1 and unknown:
+        log.info("classes: no record has a target or attribute %s; the others are compared", ", ".join(unknown))
     return Facts(torch.from_numpy(labels), classes, data.manifest.digest)
 
 

@@ -203,6 +203,9 @@ def test_classes_and_findings_of_records() -> None:
     assert findings.tolist() == [[True, False], [False, False], [False, True], [False, True]]
     with pytest.raises(DataError, match="no record has a target or attribute effusion; there are edema, mass, site"):
         record_classes(rows, ["effusion"])
+    findings, names = record_classes(rows, ["edema", "effusion", "mass"])
+    assert names == ("edema", "mass"), "what no record has says nothing"
+    assert findings.shape == (4, 2)
     with pytest.raises(DataError, match="1 records, such as r4, have none of edema, mass"):
         record_classes([*rows, record(4, site="a")], ["edema", "mass"])
 

@@ -139,12 +139,12 @@ def run_shard(
         watcher.prepared(data)
         share = set(shard.share([*(each.name for each in plan.pretrainings), *(cell.name for cell in plan.cells)]))
         mine = [task for task in _tasks(plan, data, commands)[0] if task.name in share]
-        ready: list[Task] = []
+        ready: dict[str, Task] = {}
         for task in mine:  # those that others wait for come first
-            if set(task.after) <= {other.name for other in ready}:
-                ready.append(task)
-        outcomes = tuple(_run_all(ready, config, watcher))
-        waiting = tuple(task.name for task in mine if task not in ready)
+            if ready.keys() >= set(task.after):
+                ready[task.name] = task
+        outcomes = tuple(_run_all(list(ready.values()), config, watcher))
+        waiting = tuple(task.name for task in mine if task.name not in ready)
         folder.record(failed=[outcome.name for outcome in outcomes if outcome.state == "failed"], waiting=waiting)
     return outcomes, waiting
 

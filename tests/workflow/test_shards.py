@@ -293,6 +293,21 @@ class TestRun:
         assert [row.dice for row in ended.rows] == [row.dice for row in alone.rows]
         assert not (config.out / "shards").exists()
 
+    def test_pupils_wait_for_teachers_of_other_shards(self, cohort: Path, tmp_path: Path) -> None:
+        section = {"pretrain": {"stages": [study_standins.STAGE]}}
+        arms = {"scratch": {}, "pupil": {"teacher": "large"}, "large": {**section, "encoder": {"size": "base"}}}
+        config = study_standins.pipeline(cohort, tmp_path / "shared", arms=arms, grid={"labelled": [2], "subsets": 2})
+        ran: list[str] = []
+        for _ in range(3):  # a pretraining, then teachers, then pupils
+            for number in (1, 2):
+                outcomes, _ = run_shard(config, Shard(number, 2), study_standins.prepare, study_standins.COMMANDS)
+                assert all(outcome.state == "finished" for outcome in outcomes)
+                ran += [outcome.name for outcome in outcomes]
+        assert len(ran) == len(set(ran)) == 1 + 3 * 2
+        for subset in (0, 1):
+            teacher, pupil = (ran.index(f"cells/{arm}/n2-s{subset}-r0") for arm in ("large", "pupil"))
+            assert ran.index("pretrain/large") < teacher < pupil
+
     def test_the_command_names_what_ran_and_what_waits(self, cohort: Path, tmp_path: Path) -> None:
         out = tmp_path / "study"
         values = {"name": "small", "out": str(out), "data": {"path": str(cohort), "test": 2}}

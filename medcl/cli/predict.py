@@ -38,6 +38,9 @@ def command(
     ] = "32",
     whole: Annotated[bool, typer.Option("--whole", help="Ask also windows that do not reach into the body.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
+    one_at_a_time: Annotated[
+        bool, typer.Option("--one-at-a-time", help="Hold one scan in memory: do not read the next while networks work.")
+    ] = False,
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave masks that are already there.")] = False,
     formats: Annotated[
         str,
@@ -74,6 +77,7 @@ def command(
     options = {"tta": tta, "probabilities": probabilities, "batch": batch, "skip_existing": skip_existing}
     options |= {"uncertainty": uncertainty, "precision": precision, "skip_empty": not whole}
     options |= {"formats": [part.strip() for part in formats.split(",")], "keep_ids": keep_ids, "shard": shard}
+    options |= {"read_ahead": not one_at_a_time}
     config = validate(PredictConfig, {**values, **options})
 
     from medcl.reporting.progress import progress_bar

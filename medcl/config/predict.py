@@ -36,5 +36,9 @@ class PredictConfig(Strict):
     )
     precision: Precision = Field("32", description="auto: bf16 where the machine has instructions for it, else 32")
     device: Literal["auto", "cpu", "gpu"] = "auto"
+    read_ahead: bool = Field(
+        True,
+        description="read the next input and write the last while the networks work; false: one at a time is in memory",
+    )
     skip_existing: bool = Field(False, description="leave masks that are already there, instead of writing them again")
     shard: ShardSetting | None = Field(None, description="3/8: the third of eight shares of the inputs alone")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,14 @@ class Prediction:
     calibrated: bool
     probabilities: Array | None = None
     uncertainty: Mapping[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A volume as the networks see it: ``prepared`` by each recipe of theirs. ``volume`` has the grid and the header, and no voxels."""
+
+    volume: Volume
+    prepared: tuple[Prepared, ...]
 
 
 @dataclass(frozen=True)
@@ -103,22 +111,30 @@ class Predictor:
 
         ``uncertainty``: with the map ``entropy`` of the mean probabilities (0 to 1), and of several members of one recipe ``variance``.
         """
+        return self.tell(self.read(paths), probabilities=probabilities, uncertainty=uncertainty)
+
+    def read(self, paths: Sequence[Path | str]) -> Seen:
+        """The first half of :meth:`predict`: no network has a part in it."""
         volume = read_volume(paths, channels=len(self.members[0].recipe.channels))
+        prepared = tuple(prepare(volume, members[0].recipe) for members in self._by_preparation())
+        return Seen(replace(volume, data=np.broadcast_to(volume.data.dtype.type(0), volume.data.shape)), prepared)
+
+    def tell(self, seen: Seen, *, probabilities: bool = False, uncertainty: bool = False) -> Prediction:
+        """The second half of :meth:`predict`."""
         expected = ExpectedDice()
         groups = self._by_preparation()
         names = ["entropy"] if uncertainty else []
         if len(groups) == 1:
             if uncertainty and len(self.members) > 1:
                 names.append("variance")
-            slabs, prepared = self._slabs(volume, groups[0], variance="variance" in names)
-            slabs = expected.watching(slabs)
-            found = restore(with_entropy(slabs) if uncertainty else slabs, prepared, scores=probabilities)
+            slabs = expected.watching(self._slabs(seen.prepared[0], groups[0], variance="variance" in names))
+            found = restore(with_entropy(slabs) if uncertainty else slabs, seen.prepared[0], scores=probabilities)
         else:
-            found = self._of_several_grids(volume, groups, expected, uncertainty)
+            found = self._of_several_grids(seen, groups, expected, uncertainty)
         told = {label: self._dice(float(value)) for label, value in enumerate(expected.values, 1) if np.isfinite(value)}
         maps = {} if found.maps is None else dict(zip(names, found.maps, strict=True))
         return Prediction(
-            found.labels, volume, told, bool(self._calibrations), found.scores if probabilities else None, maps
+            found.labels, seen.volume, told, bool(self._calibrations), found.scores if probabilities else None, maps
         )
 
     @property
@@ -133,12 +149,12 @@ class Predictor:
         return sum(told) / len(told) if told else expected
 
     def _of_several_grids(
-        self, volume: Volume, groups: list[list[_Member]], expected: ExpectedDice, uncertainty: bool
+        self, seen: Seen, groups: list[list[_Member]], expected: ExpectedDice, uncertainty: bool
     ) -> Restored:
         """Probabilities of members of several recipes meet on the volume's own grid, as a whole."""
         total: Array | None = None
-        for members in groups:
-            scores = restore(*self._slabs(volume, members), scores=True).scores
+        for prepared, members in zip(seen.prepared, groups, strict=True):
+            scores = restore(self._slabs(prepared, members), prepared, scores=True).scores
             assert scores is not None
             share = scores * np.float32(len(members) / len(self.members))
             total = share if total is None else total + share
@@ -154,11 +170,8 @@ class Predictor:
             groups.setdefault(member.recipe.voxel_digest, []).append(member)
         return list(groups.values())
 
-    def _slabs(
-        self, volume: Volume, members: list[_Member], *, variance: bool = False
-    ) -> tuple[Iterator[Slab], Prepared]:
-        """What :func:`restore` takes: the members' mean probabilities on the grid of the prepared volume."""
-        prepared = prepare(volume, members[0].recipe)
+    def _slabs(self, prepared: Prepared, members: list[_Member], *, variance: bool = False) -> Iterator[Slab]:
+        """The members' mean probabilities on the grid of the prepared volume."""
         data = torch.from_numpy(prepared.data)
         axis = slab_axis(data.shape[1:], min(member.segmenter.encoder.spatial_dims for member in members))
         slabs = [
@@ -176,7 +189,7 @@ class Predictor:
             )
             for member in members
         ]
-        return mean_slabs(slabs, variance=variance), prepared
+        return mean_slabs(slabs, variance=variance)
 
 
 def _load_member(run: Path, tta: bool, device: torch.device) -> _Member:

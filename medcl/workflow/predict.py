@@ -28,6 +28,7 @@ from medcl.workflow.shards import (
     shards_folder,
     shards_in,
 )
+from medcl.workflow.stages import in_stages
 from medcl.workflow.told_classes import ToldClasses
 from medcl.workflow.writers import Masks, Numbers, Writer, choose_writer
 
@@ -70,7 +71,9 @@ def predict(config: PredictConfig, progress: Callable[[int, int], None] | None =
             remove_leftovers(config.out / maps)
         shards = shards_in(config.out)
         gather_tables(run, (QUALITY, _PREDICTIONS))
-        found = _predict_each(writer, inputs, run, progress, keep=config.skip_existing or bool(shards))
+        found = _predict_each(
+            writer, inputs, run, progress, keep=config.skip_existing or bool(shards), ahead=config.read_ahead
+        )
         forget_shards(run)
     write_page(run)
     return found
@@ -94,7 +97,7 @@ def _predict_shard(
         _write_tables_to(run.path, writer)
         share = set(shard.share(item.name for item in inputs))
         mine = [item for item in inputs if item.name in share]
-        return _predict_each(writer, mine, run, progress, keep=True, told=told)
+        return _predict_each(writer, mine, run, progress, keep=True, ahead=config.read_ahead, told=told)
 
 
 def _write_tables_to(folder: Path, writer: Writer) -> None:
@@ -111,22 +114,28 @@ def _predict_each(
     progress: Callable[[int, int], None] | None,
     *,
     keep: bool,
+    ahead: bool,
     told: Collection[str] = (),
 ) -> Predicted:
-    """Predict ``inputs`` and note in ``run`` what came of them. ``keep``: leave what is there.   ``told``: names that tables have a row of."""
+    """Predict ``inputs`` and note in ``run`` what came of them. ``keep``: leave what is there.   ``ahead``: read the next while one is told.
+    ``told``: names that tables have a row of."""
     written: list[Path] = []
     skipped: list[Path] = []
     failed: dict[str, tuple[str, ...]] = {}
     try:
-        for done, item in enumerate(inputs, 1):
+        missing: list[Input] = []
+        for item in inputs:
             if keep and (item.name in told or writer.is_there(item)):
                 skipped.append(writer.target(item))
             else:
-                try:
-                    written.append(writer.write(item))
-                except Exception as error:  # a file can be bad in ways nobody foresaw; the others still count
-                    log.debug("%s", item.name, exc_info=True)
-                    failed[item.name] = _reasons(error, item)
+                missing.append(item)
+        outcomes = in_stages(missing, writer.read, writer.tell, writer.save, ahead=ahead)
+        for done, (item, outcome) in enumerate(outcomes, len(skipped) + 1):
+            if isinstance(outcome, Exception):  # a file can be bad in ways nobody foresaw; the others still count
+                log.debug("%s", item.name, exc_info=outcome)
+                failed[item.name] = _reasons(outcome, item)
+            else:
+                written.append(outcome)
             if progress:
                 progress(done, len(inputs))
     finally:

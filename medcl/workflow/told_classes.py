@@ -17,6 +17,7 @@ from medcl.inference.inputs import Input, find_records
 from medcl.inference.predictor import torch_device
 from medcl.records.csv_tables import read_written
 from medcl.records.manifest import Manifest
+from medcl.records.record import Record
 from medcl.types import Array
 from medcl.weights.classifier import find_classifier, is_classifier
 from medcl.weights.prompts import find_prompts
@@ -109,17 +110,23 @@ class ToldClasses:
     def is_there(self, item: Input) -> bool:
         return item.name in self.rows
 
-    def write(self, item: Input) -> Path:
+    def read(self, item: Input) -> Record:
         assert item.record is not None
+        return item.record
+
+    def tell(self, seen: Record) -> Array:
         told = []
-        for teller in self.tellers:
-            with opened_few(Manifest((item.record,)), teller.modalities, teller.known) as data:
-                told.append(teller.probabilities(data, [item.record.id])[0])
+        for teller in self.tellers:  # what is prepared lies in a folder for as long as it is needed
+            with opened_few(Manifest((seen,)), teller.modalities, teller.known) as data:
+                told.append(teller.probabilities(data, [seen.id])[0])
         found = np.mean(told, 0)
         if np.isnan(found).any():
             names = " or ".join(self.tellers[0].modalities.names)
-            raise DataError(f"record {item.name}: holds no {names} that could be read")
-        self.rows[item.name] = found
+            raise DataError(f"record {seen.id}: holds no {names} that could be read")
+        return found
+
+    def save(self, item: Input, told: Array) -> Path:
+        self.rows[item.name] = told
         self._pending.changed()
         return self.table
 

@@ -14,15 +14,16 @@ import torch
 from medcl.config.predict import PredictConfig
 from medcl.errors import ConfigError, WeightsError
 from medcl.inference.inputs import Input, find_inputs
-from medcl.inference.predictor import Predictor, torch_device, windows_at_a_time
+from medcl.inference.predictor import Prediction, Predictor, Seen, torch_device, windows_at_a_time
 from medcl.inference.restoration import restored_in_place
 from medcl.inference.windows import number_of
 from medcl.modalities.dicom_seg import require_highdicom, write_seg
-from medcl.modalities.dicom_source import read_source
+from medcl.modalities.dicom_source import Source, read_source
 from medcl.modalities.rtstruct import write_rtstruct
 from medcl.modalities.volume import Volume, read_volume, write_mask, write_scores, write_volume
 from medcl.preparation.apply import check_volume, prepare
 from medcl.records.csv_tables import read_written
+from medcl.types import Affine, Array
 from medcl.weights.alignment import is_alignment
 from medcl.weights.classifier import is_classifier
 from medcl.weights.load import build_regressor, build_restorer
@@ -39,14 +40,19 @@ _SAME = 0.25  # spacings that differ by more than this share are worth a warning
 
 
 class Writer(Protocol):
-    """``what``: what it writes, in words.   ``inputs``: what it can be asked of.   ``is_there``: whether an input's output exists.   ``finish``: write what waits.
-    ``facts``: for ``run.json``."""
+    """``what``: what it writes, in words.   ``inputs``: what it can be asked of.   ``is_there``: whether an input's output exists.
+
+    ``read``, ``tell``, ``save``: an input's way to its output, as :func:`~medcl.workflow.stages.in_stages` takes them; ``save`` returns the file.
+    ``finish``: write what waits.   ``facts``: for ``run.json``.
+    """
 
     what: str
 
     def inputs(self, config: PredictConfig) -> list[Input]: ...
     def is_there(self, item: Input) -> bool: ...
-    def write(self, item: Input) -> Path: ...
+    def read(self, item: Input) -> Any: ...
+    def tell(self, seen: Any) -> Any: ...
+    def save(self, item: Input, told: Any) -> Path: ...
     def target(self, item: Input) -> Path: ...
     def finish(self) -> None: ...
     def facts(self) -> dict[str, Any]: ...
@@ -97,7 +103,7 @@ class Masks(_OfVolumes):
     With ``probabilities`` also ``probabilities/NAME.nii.gz``, with ``uncertainty`` ``entropy/NAME.nii.gz`` and, of several runs, ``variance/NAME.nii.gz``.
 
     ``nifti``: ``NAME.nii.gz`` (of a 2D image ``NAME.png``); ``seg``: ``NAME.seg.dcm``; ``rtstruct``: ``NAME.rtstruct.dcm``. These two refer
-    to the series of the first channel. ``target`` and ``write`` tell the file of the first format.
+    to the series of the first channel. ``target`` and ``save`` tell the file of the first format.
     """
 
     what = "masks"
@@ -130,12 +136,17 @@ class Masks(_OfVolumes):
             targets.append(self.config.out / "entropy" / f"{item.name}.nii.gz")
         return all(is_whole(target) for target in targets)
 
-    def write(self, item: Input) -> Path:
-        target = self.target(item)
+    def read(self, item: Input) -> tuple[Seen, Source | None]:
         source = read_source(item.files[0], keep_ids=self.config.keep_ids) if self.of_a_series else None
-        prediction = self.predictor.predict(
-            item.files, probabilities=self.config.probabilities, uncertainty=self.config.uncertainty
-        )
+        return self.predictor.read(item.files), source
+
+    def tell(self, seen: tuple[Seen, Source | None]) -> tuple[Prediction, Source | None]:
+        config, (volume, source) = self.config, seen
+        told = self.predictor.tell(volume, probabilities=config.probabilities, uncertainty=config.uncertainty)
+        return told, source
+
+    def save(self, item: Input, told: tuple[Prediction, Source | None]) -> Path:
+        target, (prediction, source) = self.target(item), told
         if prediction.probabilities is not None:
             write_scores(self._scores(item), prediction.probabilities, prediction.volume)
         for name, values in prediction.uncertainty.items():
@@ -193,14 +204,21 @@ class Numbers(_OfVolumes):
     def is_there(self, item: Input) -> bool:
         return item.name in self.rows
 
-    def write(self, item: Input) -> Path:
-        told, rows = [], self.rows
-        for weights, regressor in zip(self.runs, self.regressors, strict=True):
-            volume = read_volume(item.files, channels=len(weights.recipe.channels))
+    def read(self, item: Input) -> list[Array]:
+        return [
+            prepare(read_volume(item.files, channels=len(weights.recipe.channels)), weights.recipe).data
+            for weights in self.runs
+        ]
+
+    def tell(self, seen: list[Array]) -> float:
+        told = []
+        for weights, regressor, data in zip(self.runs, self.regressors, seen, strict=True):
             patch = weights.window[: regressor.encoder.spatial_dims]
-            data = torch.from_numpy(prepare(volume, weights.recipe).data)
-            told.append(number_of(regressor, data, patch, batch=self.batch, device=self.device)[0])
-        rows[item.name] = float(np.mean(told))
+            told.append(number_of(regressor, torch.from_numpy(data), patch, batch=self.batch, device=self.device)[0])
+        return float(np.mean(told))
+
+    def save(self, item: Input, told: float) -> Path:
+        self.rows[item.name] = told
         self._table.changed()
         return self.target(item)
 
@@ -236,22 +254,27 @@ class FinerVolumes(_OfVolumes):
     def is_there(self, item: Input) -> bool:
         return is_whole(self.target(item))
 
-    def write(self, item: Input) -> Path:
+    def read(self, item: Input) -> Volume:
         recipe = self.weights.recipe
         volume = read_volume(item.files, channels=len(recipe.channels))
         check_volume(volume, recipe)
         self._compare_spacing(volume)
-        data, affine = restored_in_place(
+        return volume
+
+    def tell(self, seen: Volume) -> tuple[Array, Affine]:
+        return restored_in_place(
             self.restorer,
-            volume.data,
-            volume.affine,
-            recipe,
+            seen.data,
+            seen.affine,
+            self.weights.recipe,
             self.factor,
             self.weights.window[: self.restorer.encoder.spatial_dims],
             batch=self.batch,
             device=self.device,
         )
-        write_volume(self.target(item), data, affine)
+
+    def save(self, item: Input, told: tuple[Array, Affine]) -> Path:
+        write_volume(self.target(item), *told)
         return self.target(item)
 
     def facts(self) -> dict[str, Any]:

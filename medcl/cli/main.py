@@ -35,6 +35,7 @@ COMMANDS = {
     "probe": "What every layer of a network knows, by linear probes.",
     "explain": "Where in an image and in which words a similarity rests.",
     "predict": "Segment new NIfTI or DICOM scans.",
+    "resample": "Make a regular volume of a DICOM series of tilted or uneven slices.",
     "view": "Look at a volume with its masks, in one HTML page.",
     "evaluate": "Score masks against the truth.",
     "compare": "Paired differences between two evaluations.",

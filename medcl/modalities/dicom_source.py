@@ -92,6 +92,10 @@ def read_source(path: Path, *, keep_ids: bool = False) -> Source:
             f"{path}: no DICOM series, which a DICOM-SEG or RTSTRUCT has to refer to; write NIfTI (--format nifti) or name the series"
         )
     files = dicom.files_of(path)
+    if len(files) < header.shape[2]:
+        raise DataError(
+            f"{path}: a multi-frame file; a DICOM-SEG or RTSTRUCT refers to a series of a file a slice here. Write NIfTI (--format nifti)"
+        )
     slices = tuple(dicom.read_tags(file, (*_UIDS, *_IMAGE_TAGS)) for file in files)
     problems = []
     for name in _UIDS:

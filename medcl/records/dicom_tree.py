@@ -18,7 +18,10 @@ from medcl.errors import DataError
 from medcl.records.manifest import Manifest
 from medcl.records.record import Record, pseudonym
 
-_TAGS = ["PatientID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "InstanceNumber", "Rows"]
+_TAGS = [
+    "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "Modality", "InstanceNumber", "Rows",
+    "NumberOfFrames",
+]  # fmt: skip
 _NOT_IMAGES = ("SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "SR", "PR", "KO", "REG", "DOC")
 _RADIOGRAPHS = ("CR", "DX", "MG", "RG")
 _log = logging.getLogger(__name__)
@@ -91,7 +94,7 @@ def is_dicom_tree(folder: Path) -> bool:
 
 
 def open_dicom_tree(folder: Path) -> Manifest:
-    """Every image series below ``folder`` as a record, grouped by SeriesInstanceUID.
+    """Every image series below ``folder`` as a record, grouped by SeriesInstanceUID; a multi-frame file is a record by itself.
 
     The record's volume is the series' first file (lowest instance number), a radiograph all of its files; ids and
     subjects are pseudonyms of the series and of PatientID, which is kept nowhere. Segmentations, structure sets and
@@ -109,9 +112,7 @@ def open_dicom(files: Iterable[Path], source: str) -> Manifest:
         if header is None or not header.get("Rows") or str(header.get("Modality", "")) in _NOT_IMAGES:
             left_out += 1
         else:
-            # Anonymisers sometimes remove the series; its folder is then all that keeps its files together.
-            uid = str(header.get("SeriesInstanceUID") or path.parent)
-            series[uid].append(_File(_instance(header), path, header))
+            series[_series(path, header)].append(_File(_instance(header), path, header))
     if not series:
         raise DataError(f"{source}: no image series in it ({left_out} files are no DICOM images)")
     if left_out:
@@ -133,6 +134,8 @@ def _record(found: list[_File]) -> Record:
     files = tuple(file.path for file in sorted(found, key=lambda file: (file.number, file.path)))
     header = found[0].header
     uid = str(header.get("SeriesInstanceUID") or files[0].parent.name)
+    if is_multi_frame(header):
+        uid += f"/{header.get('SOPInstanceUID', '')}/{files[0].name}"
     record_id = f"series-{hashlib.sha256(uid.encode()).hexdigest()[:12]}"
     patient = str(header.get("PatientID") or header.get("StudyInstanceUID") or "").strip()
     modality = str(header.get("Modality") or "")
@@ -144,6 +147,22 @@ def _record(found: list[_File]) -> Record:
         radiograph=files if is_radiograph else (),
         attributes={"modality": modality} if modality else {},
     )
+
+
+def _series(path: Path, header: Dataset) -> str:
+    """What keeps the files of one volume together."""
+    if is_multi_frame(header):
+        return str(path)
+    # Anonymisers sometimes remove the series; its folder is then all that is left.
+    return str(header.get("SeriesInstanceUID") or path.parent)
+
+
+def is_multi_frame(header: Dataset) -> bool:
+    """Whether a file of that header, which holds ``NumberOfFrames``, has several frames."""
+    try:
+        return int(header.get("NumberOfFrames") or 1) > 1
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def _scattered(found: list[_File]) -> str | None:

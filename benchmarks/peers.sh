@@ -13,7 +13,7 @@ venv=${1:-.venv-peers}
 
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 install="$venv/bin/python -m pip install --quiet -c constraints.txt -c constraints-peers.txt"
-$install -e ".[demo,multimodal,text]" pytest pytest-timeout psutil
+$install -e ".[demo,export,multimodal,text]" pytest pytest-timeout psutil
 $install torchio pytorch-metric-learning \
     acvl-utils batchgenerators batchgeneratorsv2 blosc2 einops graphviz imagecodecs seaborn yacs \
     ftfy huggingface-hub hydra-core lightly-utils regex

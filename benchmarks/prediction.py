@@ -200,15 +200,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=300, help="of the training")
+    parser.add_argument("--ct", type=int, nargs=3, default=CT[0], metavar="N", help="its voxels")
     parser.add_argument("--small", type=int, default=20, help="small volumes in one folder")
     parser.add_argument("--work", type=Path, default=Path("runs/prediction"), help="kept, and gone on from")
     given = parser.parse_args()
     work = given.work.resolve()
     if not (work / "imported").is_dir():
         train(work, given.steps)
-    folders = {"one CT of 512 x 512 x 200": work / "one", f"{given.small} volumes of 96 x 96 x 64": work / "many"}
+    folders = {
+        f"one CT of {' x '.join(map(str, given.ct))}": work / "one",
+        f"{given.small} volumes of 96 x 96 x 64": work / "many",
+    }
     if not (work / "one").is_dir():
-        write_volume(*CT, 100, work / "one/ct_0000.nii.gz", None)
+        write_volume(tuple(given.ct), CT[1], 100, work / "one/ct_0000.nii.gz", None)
         for case in range(given.small):
             write_volume(*SMALL, 200 + case, work / f"many/case_{case:02d}_0000.nii.gz", None)
     for title, scans in folders.items():

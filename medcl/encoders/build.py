@@ -5,8 +5,6 @@ from __future__ import annotations
 from medcl.config.encoder import EncoderConfig, NnunetConfig, ResidualEncoderConfig, SegResNetConfig, SwinUNETRConfig
 from medcl.encoders.plain_unet import PlainUNet
 from medcl.encoders.residual_unet import Layout, ResidualUNet
-from medcl.encoders.segresnet import SegResNetEncoder
-from medcl.encoders.swin_unetr import SwinUNETREncoder
 from medcl.encoders.volume import Encoder
 from medcl.errors import ConfigError
 
@@ -35,12 +33,17 @@ def build_encoder(config: EncoderConfig, in_channels: int, patch: tuple[int, ...
         raise ConfigError(
             f"encoder.dims: 3, but views of {list(patch)} voxels are single slices; set encoder.dims=2, or a larger recipe.patch"
         )
+    # MONAI takes seconds to import: only with networks of its own.
     match config:
         case ResidualEncoderConfig():
             return ResidualUNet(in_channels, residual_layout(config.size, patch))
         case SegResNetConfig():
+            from medcl.encoders.segresnet import SegResNetEncoder
+
             return SegResNetEncoder(in_channels, config.filters, config.dims)
         case SwinUNETRConfig():
+            from medcl.encoders.swin_unetr import SwinUNETREncoder
+
             if all(edge <= SwinUNETREncoder.coarsest for edge in patch):
                 raise ConfigError(
                     f"encoder: swin_unetr halves five times, and a patch of {list(patch)} leaves one cell to normalise; "

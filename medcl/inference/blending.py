@@ -13,7 +13,6 @@ from itertools import product
 
 import numpy as np
 import torch
-from monai.data.utils import compute_importance_map, dense_patch_slices
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
@@ -108,7 +107,7 @@ class _Grid:
         cls, shape: Sequence[int], window: Sequence[int], overlap: float, box: Array | None, *, spread: bool
     ) -> _Grid:
         before = [max(side - size, 0) // 2 for side, size in zip(window, shape, strict=False)]
-        place = _spread_starts if spread else _starts
+        place = _spread_starts if spread else window_starts
         starts = tuple(place(max(size, side), side, overlap) for size, side in zip(shape, window, strict=False))
         inside = tuple(slice(start, start + size) for start, size in zip(before, shape, strict=False))
         corners = np.array([[0] * 3, shape]) if box is None else np.rint(box + 0.5).astype(int)
@@ -233,10 +232,10 @@ def _slices(adder: _Adder, blocks: Tensor, grid: _Grid) -> Iterator[Slab]:
         yield Slab(2, start, scores.movedim(0, -1).cpu().numpy())
 
 
-def _starts(size: int, side: int, overlap: float) -> tuple[int, ...]:
+def window_starts(size: int, side: int, overlap: float = OVERLAP) -> tuple[int, ...]:
     """Where windows of ``side`` voxels begin along an axis of ``size``; the last one ends with it."""
-    step = side if side == size else max(1, int(side * (1 - overlap)))
-    return tuple(place.start for (place,) in dense_patch_slices((size,), (side,), (step,)))
+    step, room = max(1, int(side * (1 - overlap))), size - side
+    return tuple(min(start, room) for start in range(0, room + step, step))
 
 
 def _spread_starts(size: int, side: int, overlap: float) -> tuple[int, ...]:
@@ -247,7 +246,12 @@ def _spread_starts(size: int, side: int, overlap: float) -> tuple[int, ...]:
 
 
 def _monai_weight(window: Sequence[int], device: torch.device | str) -> Tensor:
-    return compute_importance_map(tuple(window), mode="gaussian", sigma_scale=0.125, device=device)
+    """``(*window)``: a Gaussian about the middle, its deviation an eighth of the window; a thousandth at least, or what it is in the corner."""
+    weight = torch.ones(())
+    for side in window:
+        at = torch.arange(side) - (side - 1) / 2
+        weight = weight[..., None] * torch.exp(at**2 / (-2 * (side / 8) ** 2))
+    return weight.clamp(min=max(float(weight.min()), 1e-3)).to(device)
 
 
 def _nnunet_weight(window: Sequence[int]) -> Tensor:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import torch
-from monai.data.utils import dense_patch_slices
 from torch import Tensor, nn
 
 from medcl.encoders.regressor import Regressor
-from medcl.inference.blending import OVERLAP
+from medcl.inference.blending import window_starts
 
 
 def windows_of(data: Tensor, patch: Sequence[int]) -> Tensor:
@@ -21,8 +21,10 @@ def windows_of(data: Tensor, patch: Sequence[int]) -> Tensor:
     missing = [max(side - size, 0) for side, size in zip(patch, blocks.shape[2:], strict=True)]
     padding = [count for short in reversed(missing) for count in (short // 2, short - short // 2)]
     blocks = nn.functional.pad(blocks, padding, mode="replicate")
-    step = tuple(max(1, int(side * (1 - OVERLAP))) for side in patch)
-    places = dense_patch_slices(tuple(blocks.shape[2:]), tuple(patch), step)
+    axes = [window_starts(size, side) for size, side in zip(blocks.shape[2:], patch, strict=True)]
+    places = [
+        [slice(start, start + side) for start, side in zip(corner, patch, strict=True)] for corner in product(*axes)
+    ]
     return torch.cat([blocks[(slice(None), slice(None), *place)] for place in places])
 
 

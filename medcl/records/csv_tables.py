@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcl.errors import DataError
+from medcl.files import atomic_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,3 +95,15 @@ def read_written(table: Path, *, columns: Sequence[str] = (), numbers: Sequence[
 def line_of(row: int) -> int:
     """The line of a file in which data row ``row`` (from 0) of a table stands, where no cell has a line break."""
     return row + 2
+
+
+def write_numbers(path: Path, target: str, unit: str, rows: Sequence[tuple[str, float, float | None]]) -> None:
+    """Write ``(record, predicted, true number or None)`` as CSV with columns id, target, predicted, unit and, if known, true."""
+    with atomic_path(path) as part, open(part, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        scored = any(goal is not None for _, _, goal in rows)
+        writer.writerow(["id", "target", "predicted", "unit", *(["true"] if scored else [])])
+        writer.writerows(
+            [record, target, f"{value:.6g}", unit, *([f"{goal:.6g}"] if goal is not None else [])]
+            for record, value, goal in rows
+        )

@@ -5,18 +5,19 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from medcl import __version__
 from medcl.evaluation.methods import MethodScores, shown
-from medcl.evaluation.representation import Diagnosis
 from medcl.reporting.curves import FINETUNING, PRETRAINING, run_curves
 from medcl.reporting.expected import MOST_CASES, read_to_check
 from medcl.reporting.page import environment_facts, write_html
-from medcl.reporting.representation import neighbour_figure, plane_figure, remarks, spectrum_figure
 from medcl.runs import RunFolder
+
+if TYPE_CHECKING:  # brings the objectives, which the page of a prediction has no use for
+    from medcl.evaluation.representation import Diagnosis
 
 NUMBERS = {
     "alignment": ("alignment", "{:.3f}"),
@@ -108,7 +109,12 @@ def read_diagnoses(run: RunFolder, rows: Sequence[Mapping[str, Any]]) -> dict[st
     """The diagnosis of every stage of ``run`` that has one, in the order in which ``rows`` name the stages."""
     stages = dict.fromkeys(str(row.get("stage")) for row in rows)
     paths = {stage: run.path / "diagnostics" / f"{stage}.json" for stage in stages}
-    return {stage: Diagnosis.read(path) for stage, path in paths.items() if path.is_file()}
+    there = {stage: path for stage, path in paths.items() if path.is_file()}
+    if not there:
+        return {}
+    from medcl.evaluation.representation import Diagnosis
+
+    return {stage: Diagnosis.read(path) for stage, path in there.items()}
 
 
 def _representation(run: RunFolder, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -116,6 +122,8 @@ def _representation(run: RunFolder, rows: Sequence[Mapping[str, Any]]) -> dict[s
     found = read_diagnoses(run, rows)
     if not found:
         return None
+    from medcl.reporting.representation import neighbour_figure, plane_figure, remarks, spectrum_figure
+
     last = list(found)[-1]
     with np.load(run.path / "diagnostics" / f"{last}.npz") as stored:
         pictures = {int(row): stored[row] for row in stored.files}

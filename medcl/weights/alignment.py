@@ -21,9 +21,10 @@ from medcl.files import atomic_path
 from medcl.preparation.labs import LabEncoding
 from medcl.preparation.recipe import Recipe
 from medcl.weights.carded import Card, load_whole, read_card, save_carded
+from medcl.weights.kinds import ALIGNMENT_CARD
 from medcl.weights.read import TENSORS, read_tensors, weights_file
 
-CARD, LABS, TOKENIZER = "alignment.yaml", "labs.json", "tokenizer.json"
+LABS, TOKENIZER = "labs.json", "tokenizer.json"
 
 
 class AlignmentCard(Card):
@@ -55,7 +56,7 @@ class AlignmentFile:
 
     def network(self) -> JointEncoders:
         """The encoders and heads as they were trained, in evaluation mode."""
-        return load_whole(self.untrained(), self.state, self.folder / TENSORS, CARD)
+        return load_whole(self.untrained(), self.state, self.folder / TENSORS, ALIGNMENT_CARD)
 
     def only(self, names: Collection[str]) -> AlignmentFile:
         """The encoders and heads of the modalities ``names`` alone, without what terms needed beside them."""
@@ -87,7 +88,7 @@ def save_alignment(
 ) -> None:
     """Write ``network`` into ``folder``; the card comes last and names the digest of the tensors."""
     save_beside(folder, network, labs)
-    save_carded(network.state_dict(), folder / TENSORS, folder / CARD, card)
+    save_carded(network.state_dict(), folder / TENSORS, folder / ALIGNMENT_CARD, card)
 
 
 def save_beside(folder: Path, network: JointEncoders, labs: LabEncoding | None) -> None:
@@ -104,16 +105,13 @@ def read_labs(folder: Path, card: AlignmentCard) -> LabEncoding | None:
     return LabEncoding.read(folder / LABS) if card.modalities.labs is not None else None
 
 
-def is_alignment(path: Path | str) -> bool:
-    """Whether the weights that ``path`` means are those of an alignment. Raises WeightsError where there are none."""
-    return (weights_file(path).parent / CARD).is_file()
-
-
 def find_alignment(path: Path | str) -> AlignmentFile:
     """Read the alignment that ``path`` means: a run folder or its weights. Raises WeightsError with one line where there is none."""
     file = weights_file(path)
-    sheet = file.parent / CARD
+    sheet = file.parent / ALIGNMENT_CARD
     if not sheet.is_file():
-        raise WeightsError(f"{path}: is no alignment (no {CARD} beside its weights); name a run of medcl align")
+        raise WeightsError(
+            f"{path}: is no alignment (no {ALIGNMENT_CARD} beside its weights); name a run of medcl align"
+        )
     card = read_card(AlignmentCard, sheet, file)
     return AlignmentFile(file.parent, read_tensors(file), card, read_labs(file.parent, card))

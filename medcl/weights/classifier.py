@@ -13,9 +13,8 @@ from medcl.errors import WeightsError
 from medcl.preparation.labs import LabEncoding
 from medcl.weights.alignment import AlignmentCard, AlignmentFile, read_labs, save_beside
 from medcl.weights.carded import Card, load_whole, read_card, save_carded
+from medcl.weights.kinds import CLASSIFIER_CARD
 from medcl.weights.read import TENSORS, read_tensors, weights_file
-
-CARD = "classifier.yaml"
 
 
 class ClassifierCard(Card):
@@ -43,27 +42,22 @@ class ClassifierFile:
         """As it was trained, in evaluation mode."""
         encoders = AlignmentFile(self.folder, {}, self.card.encoders, self.labs).untrained()
         found = Classifier(encoders, len(self.card.classes), self.card.layer)
-        return load_whole(found, self.state, self.folder / TENSORS, CARD)
+        return load_whole(found, self.state, self.folder / TENSORS, CLASSIFIER_CARD)
 
 
 def save_classifier(folder: Path, classifier: Classifier, card: ClassifierCard, labs: LabEncoding | None) -> None:
     """Write ``classifier`` into ``folder``; the card comes last and names the digest of the tensors."""
     save_beside(folder, classifier.network, labs)
-    save_carded(classifier.state_dict(), folder / TENSORS, folder / CARD, card)
-
-
-def is_classifier(path: Path | str) -> bool:
-    """Whether the weights that ``path`` means are those of a classifier. Raises WeightsError where there are none."""
-    return (weights_file(path).parent / CARD).is_file()
+    save_carded(classifier.state_dict(), folder / TENSORS, folder / CLASSIFIER_CARD, card)
 
 
 def find_classifier(path: Path | str) -> ClassifierFile:
     """Read the classifier that ``path`` means: a run folder or its weights. Raises WeightsError with one line where there is none."""
     file = weights_file(path)
-    sheet = file.parent / CARD
+    sheet = file.parent / CLASSIFIER_CARD
     if not sheet.is_file():
         raise WeightsError(
-            f"{path}: is no classifier (no {CARD} beside its weights); name a run of medcl finetune with task: classification"
+            f"{path}: is no classifier (no {CLASSIFIER_CARD} beside its weights); name a run of medcl finetune with task: classification"
         )
     card = read_card(ClassifierCard, sheet, file)
     return ClassifierFile(file.parent, read_tensors(file), card, read_labs(file.parent, card.encoders))

@@ -15,9 +15,10 @@ from medcl.encoders.tuned import Tuned, build_tuned
 from medcl.errors import WeightsError
 from medcl.weights.alignment import AlignmentFile, find_alignment, save_alignment
 from medcl.weights.carded import Card, read_card, save_carded
+from medcl.weights.kinds import PROMPTS_CARD
 from medcl.weights.read import read_tensors, weights_file
 
-CARD, TENSORS = "prompts.yaml", "prompts.safetensors"
+TENSORS = "prompts.safetensors"
 
 
 class PromptsCard(Card):
@@ -63,7 +64,7 @@ class PromptsFile:
         found = build_tuned(network, self.card.modality, self.card.method, self.card.leads())
         missing, surplus = found.load_state_dict(self.state, strict=False)
         if surplus or any(not name.startswith("network.") for name in missing):
-            raise WeightsError(f"{self.alignment.folder / TENSORS}: is not what {CARD} beside it describes")
+            raise WeightsError(f"{self.alignment.folder / TENSORS}: is not what {PROMPTS_CARD} beside it describes")
         return found.eval()
 
 
@@ -80,21 +81,18 @@ def save_prompts(folder: Path, tuned: Tuned, card: PromptsCard, alignment: Align
         modalities = modalities.model_copy(update={"report": plain})
     records = tuple(sorted({*alignment.card.records, *card.records}))
     described = alignment.card.model_copy(update={"modalities": modalities, "records": records})
-    save_carded(tuned.own_state(), folder / TENSORS, folder / CARD, card)
+    save_carded(tuned.own_state(), folder / TENSORS, folder / PROMPTS_CARD, card)
     save_alignment(folder, tuned.network, described, labs=alignment.labs)
-
-
-def is_prompts(path: Path | str) -> bool:
-    """Whether the weights that ``path`` means are those of prompts. Raises WeightsError where there are none."""
-    return (weights_file(path).parent / CARD).is_file()
 
 
 def find_prompts(path: Path | str) -> PromptsFile:
     """Read what ``path``, a run folder of ``task: prompts`` or its weights, holds. WeightsError with one line where it is none."""
     folder = weights_file(path).parent
-    sheet = folder / CARD
+    sheet = folder / PROMPTS_CARD
     if not sheet.is_file():
-        raise WeightsError(f"{path}: holds no prompts (no {CARD}); name a run of medcl finetune with task: prompts")
+        raise WeightsError(
+            f"{path}: holds no prompts (no {PROMPTS_CARD}); name a run of medcl finetune with task: prompts"
+        )
     tensors = folder / TENSORS
     card = read_card(PromptsCard, sheet, tensors)
     return PromptsFile(find_alignment(folder), read_tensors(tensors), card)

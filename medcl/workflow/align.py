@@ -33,7 +33,8 @@ from medcl.tasks.seen import modality_of
 from medcl.tasks.streams import ReportStream
 from medcl.training.fit import fit
 from medcl.views.aligned import AlignedSampler
-from medcl.weights.alignment import AlignmentCard, find_alignment, is_alignment, save_alignment
+from medcl.weights.alignment import AlignmentCard, find_alignment, save_alignment
+from medcl.weights.kinds import is_alignment
 from medcl.weights.load import LoadReport, fill, load_into
 from medcl.weights.read import find_weights
 from medcl.workflow.alignment_data import AlignmentData, open_alignment, sources_of, stream_of

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medcl.weights import alignment, classifier, prompts
 from medcl.weights.carded import read_card
+from medcl.weights.kinds import ALIGNMENT_CARD, CLASSIFIER_CARD, PROMPTS_CARD
 
 
 @dataclass(frozen=True)
@@ -22,17 +23,17 @@ class JointCards:
 def joint_card(file: Path) -> JointCards | None:
     """The cards beside the weights ``file``; None for weights of one network. Raises WeightsError where they are damaged or of another file."""
     folder = file.parent
-    if (folder / classifier.CARD).is_file():
-        own = read_card(classifier.ClassifierCard, folder / classifier.CARD, file)
+    if (folder / CLASSIFIER_CARD).is_file():
+        own = read_card(classifier.ClassifierCard, folder / CLASSIFIER_CARD, file)
         kind = "findings" if own.findings else "classes"
         return JointCards(
             f"classifier, of {own.layer} features", own.encoders, ((kind, ", ".join(own.classes)),), own.sha256
         )
-    if not (folder / alignment.CARD).is_file():
+    if not (folder / ALIGNMENT_CARD).is_file():
         return None
-    card = read_card(alignment.AlignmentCard, folder / alignment.CARD, file)
-    if (folder / prompts.CARD).is_file():
-        learnt = read_card(prompts.PromptsCard, folder / prompts.CARD, folder / prompts.TENSORS)
+    card = read_card(alignment.AlignmentCard, folder / ALIGNMENT_CARD, file)
+    if (folder / PROMPTS_CARD).is_file():
+        learnt = read_card(prompts.PromptsCard, folder / PROMPTS_CARD, folder / prompts.TENSORS)
         told = (
             ("modality", learnt.modality),
             ("findings" if learnt.findings else "classes", ", ".join(learnt.classes)),

@@ -17,7 +17,6 @@ from medcl.records.csv_tables import read_written
 from medcl.reporting.run_page import write_page
 from medcl.runs import RunFolder
 from medcl.workflow.quality import FILE as QUALITY
-from medcl.workflow.quality import QualityTable
 from medcl.workflow.shards import (
     STARTING,
     beside_shards,
@@ -29,8 +28,7 @@ from medcl.workflow.shards import (
     shards_in,
 )
 from medcl.workflow.stages import in_stages
-from medcl.workflow.told_classes import ToldClasses
-from medcl.workflow.writers import Masks, Numbers, Writer, choose_writer
+from medcl.workflow.writers import Writer, choose_writer
 
 log = logging.getLogger(__name__)
 
@@ -94,17 +92,10 @@ def _predict_shard(
             _refuse_others(folders, config)
             running.enter_context(run.started("predict", config, resume=True))
         told = {row["id"] for each in folders for row in read_written(each.path / _PREDICTIONS)}
-        _write_tables_to(run.path, writer)
+        writer.tables_in(run.path)
         share = set(shard.share(item.name for item in inputs))
         mine = [item for item in inputs if item.name in share]
         return _predict_each(writer, mine, run, progress, keep=True, ahead=config.read_ahead, told=told)
-
-
-def _write_tables_to(folder: Path, writer: Writer) -> None:
-    if isinstance(writer, Masks):
-        writer.quality = QualityTable(folder)
-    elif isinstance(writer, Numbers | ToldClasses):
-        writer.out = folder
 
 
 def _predict_each(

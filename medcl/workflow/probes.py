@@ -34,7 +34,7 @@ from medcl.reporting.progress import progress_bar
 from medcl.seeds import derive_seed
 from medcl.tasks.pretraining import PretrainTask
 from medcl.types import Array
-from medcl.weights.alignment import is_alignment
+from medcl.weights.kinds import is_alignment
 from medcl.weights.load import build_network, find_weights
 from medcl.workflow.alignment_probes import probe_alignment
 from medcl.workflow.scans import Scans

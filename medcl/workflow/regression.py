@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,11 +14,11 @@ from medcl.errors import ConfigError, DataError
 from medcl.evaluation.methods import MethodScores
 from medcl.evaluation.regression import label_continuity, linear_fit, score_numbers
 from medcl.evaluation.statistics import paired_difference
-from medcl.files import atomic_path
 from medcl.inference.predictor import torch_device
 from medcl.inference.windows import number_of
 from medcl.modalities.volume import read_header, read_volume
 from medcl.preparation.apply import prepare
+from medcl.records.csv_tables import write_numbers
 from medcl.records.record import Record
 from medcl.records.splits import labelled_subset
 from medcl.reporting.run_page import write_page
@@ -96,18 +94,6 @@ def finetune_regression(config: RegressionConfig, *, resume: bool = False, progr
     if is_first_process():
         write_page(run)
     return run
-
-
-def write_numbers(path: Path, target: str, unit: str, rows: Sequence[tuple[str, float, float | None]]) -> None:
-    """Write ``(record, predicted, true number or None)`` as CSV with columns id, target, predicted, unit and, if known, true."""
-    with atomic_path(path) as part, open(part, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        scored = any(goal is not None for _, _, goal in rows)
-        writer.writerow(["id", "target", "predicted", "unit", *(["true"] if scored else [])])
-        writer.writerows(
-            [record, target, f"{value:.6g}", unit, *([f"{goal:.6g}"] if goal is not None else [])]
-            for record, value, goal in rows
-        )
 
 
 def _check(config: RegressionConfig) -> None:

@@ -19,7 +19,8 @@ from medcl.records.csv_tables import read_written
 from medcl.records.manifest import Manifest
 from medcl.records.record import Record
 from medcl.types import Array
-from medcl.weights.classifier import find_classifier, is_classifier
+from medcl.weights.classifier import find_classifier
+from medcl.weights.kinds import is_classifier
 from medcl.weights.prompts import find_prompts
 from medcl.workflow.alignment_data import AlignmentData, Preparations, has, opened_few
 from medcl.workflow.class_scores import logits_of, probabilities_of, write_classes
@@ -103,6 +104,9 @@ class ToldClasses:
     def inputs(self, config: PredictConfig) -> list[Input]:
         names = dict.fromkeys(name for teller in self.tellers for name in teller.modalities.names)
         return find_records(config.inputs, config.ids, tuple(names), has)
+
+    def tables_in(self, folder: Path) -> None:
+        self.out = folder
 
     def target(self, item: Input) -> Path:
         return self.table

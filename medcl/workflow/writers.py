@@ -22,17 +22,13 @@ from medcl.modalities.dicom_source import Source, read_source
 from medcl.modalities.rtstruct import write_rtstruct
 from medcl.modalities.volume import Volume, read_volume, write_mask, write_scores, write_volume
 from medcl.preparation.apply import check_volume, prepare
-from medcl.records.csv_tables import read_written
+from medcl.records.csv_tables import read_written, write_numbers
 from medcl.types import Affine, Array
-from medcl.weights.alignment import is_alignment
-from medcl.weights.classifier import is_classifier
+from medcl.weights.kinds import is_alignment, is_classifier, is_prompts
 from medcl.weights.load import build_regressor, build_restorer
-from medcl.weights.prompts import is_prompts
 from medcl.weights.read import find_weights, read_sheet, weights_file
 from medcl.workflow.pending import PendingTable
 from medcl.workflow.quality import QualityTable
-from medcl.workflow.regression import write_numbers
-from medcl.workflow.told_classes import ToldClasses
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +39,7 @@ class Writer(Protocol):
     """``what``: what it writes, in words.   ``inputs``: what it can be asked of.   ``is_there``: whether an input's output exists.
 
     ``read``, ``tell``, ``save``: an input's way to its output, as :func:`~medcl.workflow.stages.in_stages` takes them; ``save`` returns the file.
-    ``finish``: write what waits.   ``facts``: for ``run.json``.
+    ``tables_in``: where rows of tables go instead of to the folder of the configuration.   ``finish``: write what waits.   ``facts``: for ``run.json``.
     """
 
     what: str
@@ -54,6 +50,7 @@ class Writer(Protocol):
     def tell(self, seen: Any) -> Any: ...
     def save(self, item: Input, told: Any) -> Path: ...
     def target(self, item: Input) -> Path: ...
+    def tables_in(self, folder: Path) -> None: ...
     def finish(self) -> None: ...
     def facts(self) -> dict[str, Any]: ...
 
@@ -73,6 +70,8 @@ def choose_writer(config: PredictConfig) -> Writer:
     if config.formats != ("nifti",) or config.keep_ids:
         raise ConfigError(f"--format and --keep-ids are for masks; these runs are of task={task}")
     if task in ("classification", "prompts"):
+        from medcl.workflow.told_classes import ToldClasses  # brings the networks of all modalities
+
         return ToldClasses(config)
     return Numbers(config) if task == "regression" else FinerVolumes(config)
 
@@ -92,6 +91,9 @@ def _task_of(run: Path) -> str:
 class _OfVolumes:
     def inputs(self, config: PredictConfig) -> list[Input]:
         return find_inputs(config.inputs, config.ids)
+
+    def tables_in(self, folder: Path) -> None:
+        """There is none."""
 
     def finish(self) -> None:
         """Nothing waits to be written."""
@@ -124,6 +126,9 @@ class Masks(_OfVolumes):
             device=config.device,
         )
         self.quality = QualityTable(config.out)
+
+    def tables_in(self, folder: Path) -> None:
+        self.quality = QualityTable(folder)
 
     def target(self, item: Input) -> Path:
         return self._target(item, self.config.formats[0])
@@ -197,6 +202,9 @@ class Numbers(_OfVolumes):
     def rows(self) -> dict[str, float]:
         """Read when they are first added to: until then another process may write them."""
         return {row["id"]: float(row["predicted"]) for row in read_written(self.target(None), numbers=("predicted",))}
+
+    def tables_in(self, folder: Path) -> None:
+        self.out = folder
 
     def target(self, item: Input | None) -> Path:
         return self.out / "predictions.csv"

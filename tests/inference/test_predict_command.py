@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,3 +115,30 @@ def test_what_cannot_be_is_said_before_anything_is_written(scans: Path, trained:
     broken = run.invoke(app, ["predict", str(tmp_path / "broken"), str(scans), "--out", str(out)])
     assert isinstance(broken.exception, WeightsError)
     assert not out.exists()
+
+
+def test_no_library_of_training_is_loaded(trained: Path, scans: Path, tmp_path: Path) -> None:
+    """They take longer to import than a small scan to segment."""
+    line = ["medcl", "predict", str(trained), str(scans), "--out", str(tmp_path / "masks"), "--device", "cpu"]
+    code = (
+        "import sys\n"
+        f"sys.argv = {line!r}\n"
+        "from medcl.cli.main import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n    assert not end.code, end.code\n"
+        "heavy = {'monai', 'lightning', 'transformers', 'sklearn', 'medcl.objectives'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "masks").glob("*.nii.gz"))) == 2
+
+
+def test_one_at_a_time_gives_the_same_masks(trained: Path, scans: Path, tmp_path: Path) -> None:
+    for name, options in (("ahead", []), ("alone", ["--one-at-a-time"])):
+        done = run.invoke(app, ["predict", str(trained), str(scans), "--out", str(tmp_path / name), *options])
+        assert done.exit_code == 0, done.output
+    for path in (tmp_path / "ahead").glob("*.nii.gz"):
+        assert path.read_bytes() == (tmp_path / "alone" / path.name).read_bytes()
+    tables = [(tmp_path / name / "quality.csv").read_text() for name in ("ahead", "alone")]
+    assert tables[0] == tables[1]

@@ -31,7 +31,7 @@ def command(
         ),
     ] = False,
     batch: Annotated[
-        int | None, typer.Option(help="Windows in the network at a time; default: 2 on a CPU, 4 on a GPU.", min=1)
+        int | None, typer.Option(help="Windows in the network at a time; default: 1 or 2 on a CPU, 4 on a GPU.", min=1)
     ] = None,
     precision: Annotated[
         str, typer.Option(help="32, bf16, or auto: bf16 where the machine has instructions for it.")

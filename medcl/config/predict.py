@@ -32,7 +32,8 @@ class PredictConfig(Strict):
         True, description="leave windows out that do not reach into the body: background lies there"
     )
     batch: PositiveInt | None = Field(
-        None, description="windows in the network at a time; default: 2 on a CPU, 4 on a GPU or what its memory holds"
+        None,
+        description="windows in the network at a time; default: 2 on a CPU (1 where a window is large), 4 on a GPU or what its memory holds",
     )
     precision: Precision = Field("32", description="auto: bf16 where the machine has instructions for it, else 32")
     device: Literal["auto", "cpu", "gpu"] = "auto"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from medcl.config.training import Precision
 from medcl.encoders.segmenter import Segmenter
+from medcl.encoders.volume import Encoder
 from medcl.errors import ConfigError, WeightsError
 from medcl.inference.blending import slab_axis
 from medcl.inference.certainty import ExpectedDice, with_entropy
@@ -87,7 +89,7 @@ class Predictor:
         device: str = "auto",
     ) -> None:
         self.device = torch_device(device)
-        self.batch = batch or windows_at_a_time(self.device)
+        self.batch = batch
         self.skip_empty = skip_empty
         self.precision = resolve_precision(precision, gpu=self.device.type != "cpu")
         self.members = [_load_member(Path(run), tta, self.device) for run in runs]
@@ -180,7 +182,7 @@ class Predictor:
                 data,
                 member.window,
                 axis=axis,
-                batch=self.batch,
+                batch=self.batch or windows_at_a_time(self.device, member.segmenter.encoder, member.window),
                 mirror=member.mirror,
                 box=prepared.box if self.skip_empty else None,
                 precision=self.precision,
@@ -211,12 +213,17 @@ def _trained_mirroring(weights: WeightsFile) -> tuple[int, ...]:
     return axes
 
 
-def windows_at_a_time(device: torch.device) -> int:
+def windows_at_a_time(device: torch.device, encoder: Encoder | None = None, window: Sequence[int] | None = None) -> int:
     """How many windows a network sees at once unless that was said.
 
-    On one thread of a CPU, PyTorch convolves a single window without oneDNN, at half the speed or less; more than two are no faster.
+    On a CPU, PyTorch convolves a single small window without oneDNN or with idle threads, at half the speed or less; more than two are no faster.
+    Where ``encoder`` computes 2^22 numbers or more of a ``window`` at full resolution, one is as fast or faster, and takes half the memory.
     """
-    return 2 if device.type == "cpu" else 4
+    if device.type != "cpu":
+        return 4
+    if encoder is None or window is None or set(encoder.strides[0]) != {1}:
+        return 2
+    return 1 if encoder.channels[0] * math.prod(window[: encoder.spatial_dims]) >= 1 << 22 else 2
 
 
 def torch_device(name: str) -> torch.device:

@@ -11,9 +11,11 @@ import torch
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from nibabel.processing import resample_to_output
 
+from medcl.config.encoder import ResidualEncoderConfig
+from medcl.encoders.build import build_encoder
 from medcl.errors import DataError, WeightsError
 from medcl.evaluation.metrics import dice
-from medcl.inference.predictor import Predictor
+from medcl.inference.predictor import Predictor, windows_at_a_time
 from medcl.modalities.volume import read_label, write_mask
 
 
@@ -163,3 +165,11 @@ def test_same_scan_same_mask_whatever_the_batch(trained: Path, reference: np.nda
     other = Predictor([trained], batch=1, device="cpu").predict([scan]).labels
     assert _agreement(other, reference) > 0.999
     assert not torch.is_inference_mode_enabled()
+
+
+def test_large_windows_of_a_network_at_full_resolution_go_one_by_one() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    tiny, base = (build_encoder(ResidualEncoderConfig(size=size), 1, (64, 64, 64)) for size in ("tiny", "base"))
+    assert windows_at_a_time(cpu) == windows_at_a_time(cpu, tiny, (96, 96, 96)) == 2
+    assert [windows_at_a_time(cpu, base, (side,) * 3) for side in (32, 64)] == [2, 1]
+    assert windows_at_a_time(gpu, base, (64, 64, 64)) == 4

@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from medcl.errors import DataError
 from medcl.modalities.dicom import Stack, read_stack
+from medcl.modalities.header import refuse_singular
 from medcl.modalities.volume import Volume
 from medcl.types import Affine, Array
 
@@ -54,13 +55,18 @@ def read_regular(path: Path, *, spacing: float | None = None) -> Regular:
 
 def _resampled(stack: Stack, along: Array, normal: Array, step: float) -> tuple[Array, Affine]:
     """The values ``(x, y, z)`` float32 and the affine to RAS millimetres. ``along`` (z,): the slices' places on the normal, mm, from 0."""
+    affine = np.eye(4)
+    affine[:3, :2] = _LPS_TO_RAS @ (stack.directions * np.array(stack.spacing)[:, None]).T
+    affine[:3, 2] = _LPS_TO_RAS @ normal * step
+    affine[:3, 3] = _LPS_TO_RAS @ stack.positions[0]
+    refuse_singular(stack.path, affine, "its ImageOrientationPatient, ImagePositionPatient or PixelSpacing is damaged")
     # How far each slice lies off the first, in pixels; whole pixels of room for all of them.
     offset = (stack.positions - stack.positions[0]) @ stack.directions.T / stack.spacing
     low = np.floor(offset.min(0) + 1e-6).astype(int)
     high = np.ceil(offset.max(0) - 1e-6).astype(int)
     count = math.floor(along[-1] / step + 1e-6) + 1
     shape = (*(np.array(stack.voxels.shape[:2]) + high - low).tolist(), count)
-    if not np.isfinite(offset).all() or math.prod(shape) > _MOST_VOXELS:
+    if math.prod(shape) > _MOST_VOXELS:
         raise DataError(
             f"{stack.path}: would take {' x '.join(map(str, shape))} voxels; its slice positions are damaged, or --spacing is too fine"
         )
@@ -80,8 +86,5 @@ def _resampled(stack: Stack, along: Array, normal: Array, step: float) -> tuple[
         after = min(max(int(np.searchsorted(along, place, side="left")), 1), len(along) - 1)
         share = np.float32((place - along[after - 1]) / (along[after] - along[after - 1]))
         data[..., number] = (1 - share) * plane(after - 1) + share * plane(after)
-    affine = np.eye(4)
-    affine[:3, :2] = _LPS_TO_RAS @ (stack.directions * np.array(stack.spacing)[:, None]).T
-    affine[:3, 2] = _LPS_TO_RAS @ normal * step
-    affine[:3, 3] = _LPS_TO_RAS @ stack.positions[0] + affine[:3, :2] @ low
+    affine[:3, 3] += affine[:3, :2] @ low
     return data, affine

@@ -153,6 +153,7 @@ def write_scores(path: Path | str, scores: Array, like: Path | str | Volume | Vo
 
 def write_volume(path: Path | str, data: Array, affine: Affine) -> None:
     """Write ``data (C, X, Y, Z)`` as a float32 NIfTI on the grid of ``affine``, atomically; several channels as a 4D one."""
+    _require_nifti(Path(path))
     voxels = np.moveaxis(np.asarray(data, np.float32), 0, -1)
     nifti_image = nibabel.Nifti1Image(voxels[..., 0] if voxels.shape[-1] == 1 else voxels, affine)
     nifti_image.header.set_xyzt_units("mm")
@@ -162,8 +163,7 @@ def write_volume(path: Path | str, data: Array, affine: Affine) -> None:
 
 
 def _write_nifti(path: Path, voxels: Array, header: VolumeHeader) -> None:
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
-        raise DataError(f"{path}: masks and scores are written as .nii or .nii.gz (masks of 2D images as .png)")
+    _require_nifti(path)
     _check_shape(path, voxels.shape[:3], header)
     if header.nifti is not None:
         kind = nibabel.Nifti2Image if isinstance(header.nifti, nibabel.Nifti2Header) else nibabel.Nifti1Image
@@ -174,6 +174,13 @@ def _write_nifti(path: Path, voxels: Array, header: VolumeHeader) -> None:
     made.set_data_dtype(voxels.dtype)
     with atomic_path(path) as part:
         nibabel.save(made, part)
+
+
+def _require_nifti(path: Path) -> None:
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        raise DataError(
+            f"{path}: volumes, masks and scores are written as .nii or .nii.gz (masks of 2D images as .png)"
+        )
 
 
 def _check_shape(path: Path, shape: tuple[int, ...], header: VolumeHeader) -> None:

@@ -217,12 +217,19 @@ class TestRegular:
         odd = pydicom.dcmread(tmp_path / "twice" / "1.dcm")
         odd.ImagePositionPatient = pydicom.dcmread(tmp_path / "twice" / "2.dcm").ImagePositionPatient
         odd.save_as(tmp_path / "twice" / "1.dcm")
+        shutil.copytree(tmp_path / "even", tmp_path / "flat")
+        for file in (tmp_path / "flat").iterdir():
+            odd = pydicom.dcmread(file)
+            odd.PixelSpacing = [0, 1.5]
+            odd.save_as(file)
         for command, message in (
             ([str(tmp_path / "twice")], "lie on another one"),
             ([str(tmp_path / "even"), "--spacing", "0"], "0.05 or more"),
             ([str(tmp_path / "nowhere")], "no such file"),
+            ([str(tmp_path / "flat")], "its affine is singular"),
+            ([str(tmp_path / "even"), "--out", str(tmp_path / "x.mha")], r"written as .nii or .nii.gz"),
         ):
-            ran = CliRunner().invoke(app, ["resample", *command, "--out", str(tmp_path / "x.nii.gz")])
+            ran = CliRunner().invoke(app, ["resample", "--out", str(tmp_path / "x.nii.gz"), *command])
             assert ran.exit_code != 0
             assert message in str(ran.exception or ran.output)
-        assert not (tmp_path / "x.nii.gz").exists()
+        assert not list(tmp_path.glob("x.*"))

@@ -58,8 +58,8 @@ def in_stages(
         if last is not None:
             yield last[0], _result(last[1].result)
     finally:
-        for pool in (reader, saver):
-            pool.shutdown(cancel_futures=True)
+        reader.shutdown(cancel_futures=True)
+        saver.shutdown()  # what was told is saved
 
 
 def _result(of: Callable[[], Saved]) -> Saved | Exception:

@@ -12,6 +12,7 @@ children, and the mean Dice over the classes beside the mask of the program that
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import statistics
@@ -89,7 +90,17 @@ def train(work: Path, steps: int) -> None:
     )  # fmt: skip
     medcl("export", work / "run", "--to", "nnunet", "--out", work / "results")
     medcl("export", work / "run", "--to", "bundle", "--out", work / "bundle")
+    resample_as_usual(results_of(work) / "plans.json")
     medcl("import", results_of(work), "--out", work / "imported")
+
+
+def resample_as_usual(plans: Path) -> None:
+    """Let nnU-Net resample as it does by default; the export says linear, as medcl has trained, and the import knows the default only."""
+    content = json.loads(plans.read_text())
+    for configuration in content["configurations"].values():
+        for kind, order in (("data", 3), ("seg", 1), ("probabilities", 1)):
+            configuration[f"resampling_fn_{kind}_kwargs"].update(order=order, order_z=0, force_separate_z=None)
+    plans.write_text(json.dumps(content, indent=1))
 
 
 def medcl(*arguments: object) -> None:

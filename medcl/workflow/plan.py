@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import medcl.objectives  # noqa: F401  (announces the objectives that arms may name)
 from medcl.config.data import DataConfig, Labelled
 from medcl.config.finetune import FinetuneConfig
 from medcl.config.load import read_values, validate

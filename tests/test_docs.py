@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
+import medcl.objectives  # noqa: F401  (announced before a test works on a copy of what is known)
 from medcl.cli.main import app
 from medcl.cli.reference import PAGES
 from medcl.config.objective import ObjectiveConfig

@@ -61,7 +61,6 @@ def command(
         return
     part = Shard.parse(shard) if shard is not None else None
 
-    import medcl.objectives  # noqa: F401  (announces the objectives that arms may name)
     from medcl.cli.study import run_and_report, show_plan
 
     if dry_run:

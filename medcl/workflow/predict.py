@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,15 +120,17 @@ def _predict_each(
                 skipped.append(writer.target(item))
             else:
                 missing.append(item)
-        outcomes = in_stages(missing, writer.read, writer.tell, writer.save, ahead=ahead)
-        for done, (item, outcome) in enumerate(outcomes, len(skipped) + 1):
-            if isinstance(outcome, Exception):  # a file can be bad in ways nobody foresaw; the others still count
-                log.debug("%s", item.name, exc_info=outcome)
-                failed[item.name] = _reasons(outcome, item)
-            else:
-                written.append(outcome)
-            if progress:
-                progress(done, len(inputs))
+        if progress and skipped:
+            progress(len(skipped), len(inputs))
+        with closing(in_stages(missing, writer.read, writer.tell, writer.save, ahead=ahead)) as outcomes:
+            for done, (item, outcome) in enumerate(outcomes, len(skipped) + 1):
+                if isinstance(outcome, Exception):  # a file can be bad in ways nobody foresaw; the others still count
+                    log.debug("%s", item.name, exc_info=outcome)
+                    failed[item.name] = _reasons(outcome, item)
+                else:
+                    written.append(outcome)
+                if progress:
+                    progress(done, len(inputs))
     finally:
         writer.finish()
     run.record(

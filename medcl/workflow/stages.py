@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ def in_stages(
     save: Callable[[Item, Told], Saved],
     *,
     ahead: bool = True,
-) -> Iterator[tuple[Item, Saved | Exception]]:
+) -> Generator[tuple[Item, Saved | Exception], None, None]:
     """``save(item, tell(read(item)))`` of each of ``items``: in their order what came of it, or what was raised, which stops that item alone.
 
     ``tell`` is called in the caller's thread, ``read`` and ``save`` in a thread of their own each; these end with the iteration, however it ends.

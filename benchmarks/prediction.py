@@ -2,7 +2,7 @@
 
     .venv-peers/bin/python benchmarks/prediction.py [--rounds 3] [--work runs/prediction] [--small 20]
 
-A residual U-Net of nnU-Net's layout (16 to 128 channels) with 20 classes is trained here for a few minutes on drawn volumes of 19 organs, since masks of a
+A residual U-Net of nnU-Net's layout (16 to 128 channels) with 20 classes is trained here for some twenty minutes on drawn volumes of 19 organs, since masks of a
 network that knows nothing are decided by rounding. `medcl export` writes nnU-Net's results folder and a MONAI bundle; `medcl import` takes the results folder back, by
 nnU-Net's convention. Predicted are one CT of 512 x 512 x 200, resampled to 1.5 mm, and a folder of small volumes, without mirroring; "auto" is bf16 where the processor has instructions for it, all others work in float32.
 Every command is a process of its own, the programs take turns. Shown: median seconds of the clock, the largest sum of the proportional set sizes of the process and its

@@ -217,7 +217,7 @@ def windows_at_a_time(device: torch.device, encoder: Encoder | None = None, wind
     """How many windows a network sees at once unless that was said.
 
     On a CPU, PyTorch convolves a single small window without oneDNN or with idle threads, at half the speed or less; more than two are no faster.
-    Where ``encoder`` computes 2^22 numbers or more of a ``window`` at full resolution, one is as fast or faster, and takes half the memory.
+    Where ``encoder`` computes 2^22 numbers or more of a ``window`` at full resolution, one is as fast or faster.
     """
     if device.type != "cpu":
         return 4

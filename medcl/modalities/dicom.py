@@ -282,7 +282,7 @@ def _stack(path: Path, slices: list[_Slice]) -> list[_Slice]:
     first = slices[0]
     if first.number("SamplesPerPixel", 1) > 1:
         raise DataError(f"{path}: a colour image, not one number a voxel")
-    if first.is_multi_frame:
+    if first.number("NumberOfFrames", 1) > 1:  # says so where a damaged file has no number there
         slices = _frames_of(first)
         first = slices[0]
     if len(slices) < 2:
@@ -313,7 +313,6 @@ def _geometry(path: Path, slices: list[_Slice]) -> tuple[VolumeHeader, list[_Sli
     slices = _stack(path, slices)
     first, shape = slices[0], _shape(slices)
     affine = _affine(path, slices)
-    refuse_singular(path, affine, "its ImageOrientationPatient, ImagePositionPatient or PixelSpacing is damaged")
     bits = first.number("BitsAllocated", 16)
     if bits not in (8, 16, 32, 64):
         raise DataError(f"{path}: {bits} bits a pixel (BitsAllocated); medcl reads 8, 16, 32 or 64")
@@ -382,10 +381,16 @@ def _affine(path: Path, slices: list[_Slice]) -> Affine:
             f"{path}: {' and '.join(problems)}; medcl resample SERIES --out scan.nii.gz makes a regular volume of it"
         )
     row_spacing, column_spacing = slices[0].vector("PixelSpacing", 2)
-    orientation = slices[0].vector("ImageOrientationPatient", 6)
+    directions = slices[0].vector("ImageOrientationPatient", 6).reshape(2, 3)
+    return affine_of(path, positions[0], directions, (float(column_spacing), float(row_spacing)), step)
+
+
+def affine_of(path: Path, origin: Array, directions: Array, spacing: tuple[float, float], step: Array) -> Affine:
+    """Voxel to RAS of a grid of patient coordinates (LPS): ``origin`` (3,) of its first voxel, ``directions (2, 3)`` and ``spacing`` of x and y, ``step`` (3,)
+    from slice to slice, mm. DataError where voxels would lie nowhere, or all in one plane."""
     affine = np.eye(4)
-    affine[:3, 0] = _LPS_TO_RAS @ orientation[:3] * column_spacing
-    affine[:3, 1] = _LPS_TO_RAS @ orientation[3:] * row_spacing
+    affine[:3, :2] = _LPS_TO_RAS @ (directions * np.array(spacing)[:, None]).T
     affine[:3, 2] = _LPS_TO_RAS @ step
-    affine[:3, 3] = _LPS_TO_RAS @ positions[0]
+    affine[:3, 3] = _LPS_TO_RAS @ origin
+    refuse_singular(path, affine, "its ImageOrientationPatient, ImagePositionPatient or PixelSpacing is damaged")
     return affine

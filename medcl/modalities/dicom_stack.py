@@ -11,12 +11,10 @@ import numpy as np
 from scipy import ndimage
 
 from medcl.errors import DataError
-from medcl.modalities.dicom import Stack, read_stack
-from medcl.modalities.header import refuse_singular
+from medcl.modalities.dicom import Stack, affine_of, read_stack
 from medcl.modalities.volume import Volume
 from medcl.types import Affine, Array
 
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 _FINEST, _MOST_VOXELS = 0.05, 1 << 31
 
 
@@ -55,11 +53,7 @@ def read_regular(path: Path, *, spacing: float | None = None) -> Regular:
 
 def _resampled(stack: Stack, along: Array, normal: Array, step: float) -> tuple[Array, Affine]:
     """The values ``(x, y, z)`` float32 and the affine to RAS millimetres. ``along`` (z,): the slices' places on the normal, mm, from 0."""
-    affine = np.eye(4)
-    affine[:3, :2] = _LPS_TO_RAS @ (stack.directions * np.array(stack.spacing)[:, None]).T
-    affine[:3, 2] = _LPS_TO_RAS @ normal * step
-    affine[:3, 3] = _LPS_TO_RAS @ stack.positions[0]
-    refuse_singular(stack.path, affine, "its ImageOrientationPatient, ImagePositionPatient or PixelSpacing is damaged")
+    affine = affine_of(stack.path, stack.positions[0], stack.directions, stack.spacing, normal * step)
     # How far each slice lies off the first, in pixels; whole pixels of room for all of them.
     offset = (stack.positions - stack.positions[0]) @ stack.directions.T / stack.spacing
     low = np.floor(offset.min(0) + 1e-6).astype(int)

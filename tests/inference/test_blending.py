@@ -39,6 +39,16 @@ def test_sums_are_those_of_monai_bit_for_bit(shape: tuple[int, ...], overlap: fl
     assert max(slab.stop - slab.start for slab in slabs) <= 8
 
 
+@pytest.mark.parametrize("window", [(8, 5, 6), (16, 3, 9)])
+def test_windows_that_are_no_cubes_are_weighted_as_monai_does(window: tuple[int, ...]) -> None:
+    torch.manual_seed(5)
+    network = nn.Conv3d(1, 3, 3, padding=1).requires_grad_(False)
+    data = torch.randn(1, 40, 17, 21)
+    found = whole(blended(all_at_once(network), 3, data, window, axis=0, batch=1), data.shape[1:])
+    theirs = sliding_window_inference(data[None], window, 1, network, overlap=0.5, mode="gaussian")[0]
+    assert torch.equal(found, theirs)
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_slabs_along_any_axis_are_of_the_same_scores(axis: int) -> None:
     torch.manual_seed(4)

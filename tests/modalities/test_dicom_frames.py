@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage, RLELossless, generate_uid
+from pydicom.uid import EnhancedMRImageStorage, RLELossless
 from typer.testing import CliRunner
+from written_dicom import write_dicom
 
 from medcl.cli.main import app
 from medcl.errors import DataError
@@ -24,25 +26,6 @@ from medcl.records.layouts import open_data
 COLUMNS, ROWS, SPACING = 5, 7, (0.75, 1.5)  # mm along x and y
 X, Y = np.array([0.0, 1, 0]), np.array([0.0, 0, -1])  # a sagittal stack
 NORMAL = np.cross(X, Y)
-
-
-def written(path: Path, pixels: np.ndarray, kind: str, **tags: object) -> Path:
-    """``pixels (..., y, x)`` uint16 with ``tags``; "no" stands for a tag to leave out."""
-    data = FileDataset(None, {}, file_meta=FileMetaDataset(), preamble=b"\0" * 128)
-    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = kind
-    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = generate_uid()
-    data.StudyInstanceUID, data.Modality, data.PatientName = "1.2.3", "MR", "Doe^Jane"
-    data.Rows, data.Columns = pixels.shape[-2:]
-    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
-    data.BitsAllocated = data.BitsStored = 16
-    data.HighBit, data.PixelRepresentation = 15, 0
-    for name, value in tags.items():
-        setattr(data, name, value)
-    data.PixelData = pixels.astype(np.uint16).tobytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data.save_as(path, enforce_file_format=True)
-    return path
 
 
 def group(**values: object) -> Sequence:
@@ -70,9 +53,10 @@ def multi_frame(path: Path, places: list[float], pixels: np.ndarray, rules: list
         "SharedFunctionalGroupsSequence": Sequence([shared]),
         "PerFrameFunctionalGroupsSequence": Sequence(frames),
     }
-    return written(
-        path, pixels, EnhancedMRImageStorage, NumberOfFrames=len(places), SeriesInstanceUID="1.9", **groups, **tags
-    )
+    return write_dicom(
+        path, pixels, EnhancedMRImageStorage, NumberOfFrames=len(places), StudyInstanceUID="1.2.3", SeriesInstanceUID="1.9",
+        PatientName="Doe^Jane", **groups, **tags,
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -137,6 +121,11 @@ class TestMultiFrame:
             read_volume(multi_frame(tmp_path / "b.dcm", [0, 2, 2, 6], pixels, rules))
         with pytest.raises(DataError, match="uneven slice spacing"):
             read_volume(multi_frame(tmp_path / "c.dcm", [0, 2, 4, 9], pixels, rules))
+        odd = pydicom.dcmread(multi_frame(tmp_path / "f.dcm", [0, 2, 4, 6], pixels, rules))
+        odd.add(DataElement("NumberOfFrames", "LO", "many"))
+        odd.save_as(tmp_path / "f.dcm")
+        with pytest.raises(DataError, match="damaged; its NumberOfFrames is 'many'"):
+            read_volume(tmp_path / "f.dcm")
         with pytest.raises(DataError, match="RescaleSlope"):
             read_volume(multi_frame(tmp_path / "d.dcm", [0, 2, 4, 6], pixels, [(0.0, 0.0), *rules[1:]]))
         whole = multi_frame(tmp_path / "e.dcm", [0, 2, 4, 6], pixels, rules)
@@ -159,8 +148,8 @@ def linear_stack(folder: Path, places: list[float], lean: np.ndarray) -> None:
         tags = {"ImagePositionPatient": [float(v) for v in origin], "ImageOrientationPatient": [*X, *Y]}
         values = np.rint(20 * (1000 + at @ [3.0, 2.0, -1.0])).astype(int)
         spacing = [SPACING[1], SPACING[0]]
-        written(
-            folder / f"{number}.dcm", values, MRImageStorage, SeriesInstanceUID="1.8", PixelSpacing=spacing,
+        write_dicom(
+            folder / f"{number}.dcm", values, StudyInstanceUID="1.2.3", SeriesInstanceUID="1.8", PixelSpacing=spacing,
             RescaleSlope=0.05, RescaleIntercept=0, **tags,
         )  # fmt: skip
 

@@ -48,27 +48,41 @@ def write_dicom_series(folder: Path, voxels: np.ndarray, *, reverse: bool = Fals
     depth = voxels.shape[2]
     for number in range(depth):
         place = depth - 1 - number if reverse else number
-        data = FileDataset(None, {}, file_meta=FileMetaDataset(), preamble=b"\0" * 128)
-        data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = MRImageStorage
-        data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = generate_uid()
-        data.StudyInstanceUID, data.SeriesInstanceUID, data.FrameOfReferenceUID = study, series, frame
-        data.Modality, data.InstanceNumber, data.SeriesNumber = "MR", number + 1, 4
-        data.Columns, data.Rows = voxels.shape[:2]
-        data.PixelSpacing, data.ImageOrientationPatient = [1.5, 0.8], list(orientation.ravel())
         position = np.array([-31.0, 17.5, 102.25]) + normal * 2.5 * place
-        data.ImagePositionPatient = [round(float(value), 6) for value in position]
-        data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
-        data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 16, 15, 0
-        for name, value in {**PATIENT, **PLACE, **tags}.items():
-            if value is None:
-                data.pop(name, None)
-            else:
-                setattr(data, name, value)
-        data.PixelData = np.ascontiguousarray(voxels[..., place].T.astype("<u2")).tobytes()
-        files.append(folder / f"{number:03d}.dcm")
-        data.save_as(files[-1], enforce_file_format=True)
+        own = {
+            "StudyInstanceUID": study,
+            "SeriesInstanceUID": series,
+            "FrameOfReferenceUID": frame,
+            "InstanceNumber": number + 1,
+            "SeriesNumber": 4,
+            "PixelSpacing": [1.5, 0.8],
+            "ImageOrientationPatient": list(orientation.ravel()),
+            "ImagePositionPatient": [round(float(value), 6) for value in position],
+        }
+        path = folder / f"{number:03d}.dcm"
+        files.append(write_dicom(path, voxels[..., place].T, **{**own, **PATIENT, **PLACE, **tags}))
     return files
+
+
+def write_dicom(path: Path, pixels: np.ndarray, kind: str = MRImageStorage, **tags: object) -> Path:
+    """``pixels (..., row, column)`` of 16 bits as one MR file of the SOP class ``kind`` with ``tags``; one that is None is left out."""
+    data = FileDataset(None, {}, file_meta=FileMetaDataset(), preamble=b"\0" * 128)
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = kind
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = generate_uid()
+    data.Modality = "MR"
+    data.Rows, data.Columns = pixels.shape[-2:]
+    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+    data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 16, 15, 0
+    for name, value in tags.items():
+        if value is None:
+            data.pop(name, None)
+        else:
+            setattr(data, name, value)
+    data.PixelData = np.ascontiguousarray(pixels.astype("<u2")).tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data.save_as(path, enforce_file_format=True)
+    return path
 
 
 def lopsided_mask(shape: tuple[int, ...]) -> np.ndarray:

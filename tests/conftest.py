@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from medcl.allocation import keep_freed_memory
 from medcl.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
+keep_freed_memory()  # as the command does
 
 
 def pytest_collection_finish() -> None:

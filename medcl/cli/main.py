@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from medcl import __version__
+from medcl.allocation import keep_freed_memory
 from medcl.errors import MedclError
 
 COMMANDS = {
@@ -91,6 +92,7 @@ def _options(
 
 def main() -> None:
     """Entry point of the ``medcl`` command. Exit codes: 0 done, 1 done with problems found, 2 could not be done."""
+    keep_freed_memory()
     debug = "--debug" in sys.argv
     if debug:  # allowed anywhere on the line
         sys.argv.remove("--debug")

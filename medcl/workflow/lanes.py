@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Literal
 
+from medcl.allocation import keep_freed_memory
 from medcl.errors import MedclError
 
 State = Literal["finished", "skipped", "failed"]
@@ -163,6 +164,7 @@ def _serve(pipe: Connection) -> None:
     assert parent is not None
     sentinel = parent.sentinel
     threading.Thread(target=lambda: (wait([sentinel]), os._exit(1)), daemon=True).start()
+    keep_freed_memory()
     os.environ["OMP_NUM_THREADS"] = "1"  # before the first task brings torch and its like
     while (task := pipe.recv()) is not None:
         try:

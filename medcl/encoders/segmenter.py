@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from torch import Tensor, nn
-from torch.nn import functional
 
 from medcl.encoders.volume import Encoder
 
@@ -38,15 +35,6 @@ class Segmenter(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """What :attr:`head` reads: the last decoder map ``(B, C', *S)`` of ``x (B, C, *S)``."""
         return self.encoder.decode(self.encoder.encode(x))[-1]
-
-    def scores_in_parts(self, x: Tensor, together: int = 16) -> Iterator[tuple[int, Tensor]]:
-        """What :meth:`forward` gives, ``together`` classes ``(B, k, *S)`` at a time, each part with the number of its first class."""
-        maps, head = self.features(x), self.head
-        convolve = functional.conv2d if self.encoder.spatial_dims == 2 else functional.conv3d
-        for weight, bias, first in zip(
-            head.weight.split(together), head.bias.split(together), range(0, self.classes, together), strict=True
-        ):
-            yield first, convolve(maps, weight, bias)
 
     def forward_deep(self, x: Tensor) -> list[Tensor]:
         """Scores of every supervised resolution, fine to coarse; the first is what :meth:`forward` gives."""

@@ -26,19 +26,21 @@ log = logging.getLogger(__name__)
 OVERLAP = 0.5
 # The score of the first class where no window lies: its probability rounds to 1 beside scores of 0.
 _SURE = 100.0
+# Numbers in one slab: few enough for what reads them to stay in a processor's cache.
+_SLAB = 1 << 22
 
-Scorer = Callable[[Tensor], Iterator[tuple[int, Tensor]]]
-"""From windows ``(n, C, *window)`` to scores ``(n, k, *window)`` of the classes from that number on, a few at a time. It gives them
-away: they are changed in place."""
+Scorer = Callable[[Tensor], Iterator[Tensor]]
+"""From windows ``(n, C, *window)`` to maps ``(n, K, *window)``, once or several times. It gives them away: they are changed in place."""
 Place = tuple[slice, ...]
 
 
 def blended(
     scorer: Scorer,
-    classes: int,
+    channels: int,
     data: Tensor,
     window: Sequence[int],
     *,
+    head: nn.Conv2d | nn.Conv3d | None = None,
     axis: int | None = None,
     overlap: float = OVERLAP,
     batch: int = 4,
@@ -47,7 +49,10 @@ def blended(
     convention: Convention = "medcl",
     device: torch.device | str = "cpu",
 ) -> Iterator[Slab]:
-    """The Gaussian mean of what ``scorer`` says of the windows of ``data (C, X, Y, Z)``, slab by slab along ``axis``.
+    """The Gaussian mean of what ``scorer`` says of the windows of ``data (C, X, Y, Z)``, slab by slab along ``axis``: scores of classes.
+
+    These are the ``channels`` maps that it tells, or what ``head``, a 1x1 convolution, makes of their mean. That is the mean of what it makes of
+    every window's maps, and where there are fewer maps than classes, less is computed and held.
 
     A window of two axes cuts slices along z. A smaller volume is continued by its border, and the result is cut back. Places, order
     and weights of the windows along x are those of MONAI's ``sliding_window_inference(mode="gaussian",
@@ -56,7 +61,7 @@ def blended(
     slab is asked for.
 
     Args:
-        scorer: what is asked; it tells each of the ``classes`` ``times`` times.
+        scorer: what is asked; it tells all maps ``times`` times.
         axis: along which the slabs lie one after the other; :func:`slab_axis` unless given.
         box: ``(2, 3)`` lower and upper corner of the body in voxels, as of a prepared volume. Windows that do not reach into it are
             left out; where no other lies, the first class is sure.
@@ -68,7 +73,7 @@ def blended(
     blocks = data[None] if len(window) == 3 else data.movedim(-1, 0)
     if any(grid.padding):
         blocks = nn.functional.pad(blocks, grid.padding, mode="constant" if spread else "replicate")
-    adder = _Adder(scorer, classes, weight, batch, times)
+    adder = _Adder(scorer, channels, head, weight, batch, times)
     if len(window) == 2:
         return _slices(adder, blocks, grid)
     return _rolling(adder, blocks, grid, slab_axis(data.shape[1:]) if axis is None else axis)
@@ -142,14 +147,17 @@ class _Grid:
 
 
 class _Adder:
-    """Adds weighted windows to ``total (B, K, *S)``, and their weights to ``count (*S)``."""
+    """Adds weighted windows to ``total (B, channels, *S)``, and their weights to ``count (*S)``."""
 
-    def __init__(self, scorer: Scorer, classes: int, weight: Tensor, batch: int, times: int) -> None:
-        self.scorer, self.classes, self.weight, self.batch, self.times = scorer, classes, weight, batch, times
+    def __init__(
+        self, scorer: Scorer, channels: int, head: nn.Conv2d | nn.Conv3d | None, weight: Tensor, batch: int, times: int
+    ) -> None:
+        self.scorer, self.channels, self.head = scorer, channels, head
+        self.weight, self.batch, self.times = weight, batch, times
 
     def begin(self, count: int, shape: Sequence[int]) -> None:
         """Nothing is added yet, to ``count`` blocks of ``shape``."""
-        self.total = self.weight.new_zeros((count, self.classes, *shape))
+        self.total = self.weight.new_zeros((count, self.channels, *shape))
         self.count = self.weight.new_zeros(shape)
 
     def add(self, blocks: Tensor, places: Sequence[Place]) -> None:
@@ -166,30 +174,37 @@ class _Adder:
                 log.warning("not enough memory for %d windows at a time; going on with %d", len(chosen), self.batch)
                 torch.cuda.empty_cache()
                 continue
-            for low, scores in told:
-                scores *= self.weight
-                for (row, place), one in zip(chosen, scores, strict=True):
-                    self.total[(row, slice(low, low + len(one)), *place)] += one
+            for maps in told:
+                maps *= self.weight
+                for index, (row, place) in enumerate(chosen):
+                    self.total[(row, slice(None), *place)] += maps[index]
+                del maps  # its memory is free while the next is computed
             pairs = pairs[len(chosen) :]
         for place in places:
             self.count[place] += self.weight * self.times if self.times > 1 else self.weight
 
-    def _told(self, blocks: Tensor, pairs: Sequence[tuple[int, Place]]) -> Iterator[tuple[int, Tensor]]:
+    def _told(self, blocks: Tensor, pairs: Sequence[tuple[int, Place]]) -> Iterator[Tensor]:
         """What the scorer says; the first of it was computed before this returns, so that nothing was added if memory ran out."""
         windows = torch.stack([blocks[(row, slice(None), *place)] for row, place in pairs]).to(self.weight.device)
         told = iter(self.scorer(windows))
         return _resumed(next(told), told)
 
-    def finished(self, axis: int, count: int) -> Tensor:
-        """The mean of the first ``count`` rows of ``total (B, K, *S)`` along ``axis`` of S; of no window, the first class is sure."""
-        total, added = self.total.narrow(axis + 2, 0, count), self.count.narrow(axis, 0, count)
-        nowhere = added == 0
-        if nowhere.any():
-            total /= added.masked_fill(nowhere, 1)
-            total[:, 0].masked_fill_(nowhere, _SURE)
-        else:
-            total /= added
-        return total
+    def rows(self, numbers: int, count: int) -> Iterator[tuple[int, int]]:
+        """From 0 to ``count``, from where to where rows of so many ``numbers`` of a map are one slab."""
+        classes = self.channels if self.head is None else self.head.out_channels
+        together = max(_SLAB // (classes * numbers), 1)
+        return ((start, min(start + together, count)) for start in range(0, count, together))
+
+    def scores(self, total: Tensor, count: Tensor) -> Tensor:
+        """``(B, K, *S)``, the mean of ``total (B, channels, *S)``, a part of the whole one, after the head; of no window, the first class is sure."""
+        nowhere = count == 0
+        outside = bool(nowhere.any())
+        total /= count.masked_fill(nowhere, 1) if outside else count
+        scores: Tensor = total if self.head is None else self.head(total)
+        if outside:
+            scores.masked_fill_(nowhere, 0)
+            scores[:, 0].masked_fill_(nowhere, _SURE)
+        return scores
 
     def roll(self, axis: int, count: int) -> None:
         """Forget the first ``count`` rows along ``axis``; the last ``count`` become 0."""
@@ -208,14 +223,15 @@ def _rolling(adder: _Adder, blocks: Tensor, grid: _Grid, axis: int) -> Iterator[
     for start, following in zip(starts, [*starts[1:], grid.shape[axis]], strict=True):
         if grid.reaches(axis, start):
             adder.add(blocks.narrow(axis + 2, start, side), across)
-        done = following - start
-        scores = adder.finished(axis, done)[0]
         low, high = max(start, rows.start), min(following, rows.stop)
-        if low < high:
-            told = scores.narrow(axis + 1, low - start, high - low)[(slice(None), *cut)]
-            yield Slab(axis, low - rows.start, told.cpu().numpy())
-        if done < side:
-            adder.roll(axis, done)
+        for first, stop in adder.rows(adder.count.narrow(axis, 0, 1).numel(), high - low):
+            part = [
+                at.narrow(at.ndim - 3 + axis, low - start + first, stop - first) for at in (adder.total, adder.count)
+            ]
+            told = adder.scores(*part)[(0, slice(None), *cut)]
+            yield Slab(axis, low + first - rows.start, told.cpu().numpy())
+        if following - start < side:
+            adder.roll(axis, following - start)
 
 
 @torch.inference_mode()
@@ -228,8 +244,9 @@ def _slices(adder: _Adder, blocks: Tensor, grid: _Grid) -> Iterator[Slab]:
         adder.begin(len(some), grid.shape)
         if start < grid.upper[2] and start + len(some) > grid.lower[2]:
             adder.add(some, places)
-        scores = adder.finished(0, grid.shape[0])[(slice(None), slice(None), *grid.inside)]
-        yield Slab(2, start, scores.movedim(0, -1).cpu().numpy())
+        for first, stop in adder.rows(adder.count.numel(), len(some)):
+            scores = adder.scores(adder.total[first:stop], adder.count)[(slice(None), slice(None), *grid.inside)]
+            yield Slab(2, start + first, scores.movedim(0, -1).cpu().numpy())
 
 
 def window_starts(size: int, side: int, overlap: float = OVERLAP) -> tuple[int, ...]:
@@ -262,9 +279,9 @@ def _nnunet_weight(window: Sequence[int]) -> Tensor:
     return torch.from_numpy(np.maximum(weight / weight.max(), weight[weight > 0].min()))
 
 
-def _resumed(first: tuple[int, Tensor], rest: Iterator[tuple[int, Tensor]]) -> Iterator[tuple[int, Tensor]]:
+def _resumed(first: Tensor, rest: Iterator[Tensor]) -> Iterator[Tensor]:
     yield first
-    del first  # its memory is free while the next is computed
+    del first
     yield from rest
 
 

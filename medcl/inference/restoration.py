@@ -42,8 +42,8 @@ def restored(
     )
     coarse, raw = (_finer(torch.from_numpy(np.asarray(values, np.float32)), factor) for values in (normal, data))
 
-    def details(windows: Tensor) -> Iterator[tuple[int, Tensor]]:
-        yield 0, restorer.detail(windows).float()
+    def details(windows: Tensor) -> Iterator[Tensor]:
+        yield restorer.detail(windows).float()
 
     detail = whole(blended(details, len(data), coarse, patch, batch=batch, device=device), coarse.shape[1:])
     unit = torch.tensor([std for *_, std in rules], dtype=torch.float32).view(-1, 1, 1, 1)

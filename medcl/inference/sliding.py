@@ -29,32 +29,55 @@ def slabs_of(
     convention: Convention = "medcl",
     device: torch.device | str = "cpu",
 ) -> Iterator[Slab]:
-    """Probabilities of ``data (C, X, Y, Z)`` by ``segmenter`` (in eval mode), slab by slab: the softmax of blended scores.
+    """Probabilities of ``data (C, X, Y, Z)`` by ``segmenter`` (in eval mode), slab by slab: the softmax of :func:`score_slabs`."""
+    slabs = score_slabs(
+        segmenter, data, patch, axis=axis, batch=batch, mirror=mirror, box=box, precision=precision, convention=convention, device=device
+    )  # fmt: skip
+    for slab in slabs:
+        values = torch.from_numpy(slab.scores)
+        values -= values.amax(0)
+        values.exp_()
+        values /= values.sum(0)
+        yield slab
+
+
+def score_slabs(
+    segmenter: Segmenter,
+    data: Tensor,
+    patch: Sequence[int],
+    *,
+    axis: int | None = None,
+    batch: int = 4,
+    mirror: Sequence[int] = (),
+    box: Array | None = None,
+    precision: Literal["32", "bf16"] = "32",
+    convention: Convention = "medcl",
+    device: torch.device | str = "cpu",
+) -> Iterator[Slab]:
+    """What ``segmenter`` (in eval mode) says before the softmax of ``data (C, X, Y, Z)``, slab by slab.
 
     ``patch`` is the window in voxels x, y, z: the size of the training views, to which the network's normalisation is
     used. A smaller volume is continued by its border, as training views are. ``mirror`` names the axes (0, 1, 2) over all
     of whose flips the average goes. A network of two dimensions sees slices along z. ``precision`` is the network's;
-    blending and softmax are float32. ``axis``, ``batch``, ``box``, ``convention``: as of :func:`~medcl.inference.blending.blended`.
+    blending is float32. Where the network's last maps are fewer than its classes, they are blended and the scores computed of that:
+    but for rounding the same. ``axis``, ``batch``, ``box``, ``convention``: as of :func:`~medcl.inference.blending.blended`.
     """
     dims = segmenter.encoder.spatial_dims
     flips = mirrored_axes([axis for axis in mirror if axis < dims])
+    head = segmenter.head if segmenter.head.in_channels < segmenter.classes else None
+    network = segmenter if head is None else segmenter.features
 
-    def scores(windows: Tensor) -> Iterator[tuple[int, Tensor]]:
-        for axes in flips:
-            parts = segmenter.scores_in_parts(windows.flip(axes))
-            while True:
-                with torch.autocast(windows.device.type, torch.bfloat16, enabled=precision == "bf16"):
-                    part = next(parts, None)
-                if part is None:
-                    break
-                first, told = part
-                yield first, told.float().flip(axes)
+    def maps(windows: Tensor, axes: tuple[int, ...]) -> Tensor:
+        with torch.autocast(windows.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            told = network(windows.flip(axes) if axes else windows).float()
+        return told.flip(axes) if axes else told
 
-    slabs = blended(
-        scores,
-        segmenter.classes,
+    return blended(
+        lambda windows: (maps(windows, axes) for axes in flips),
+        segmenter.classes if head is None else head.in_channels,
         data,
         patch[:dims],
+        head=head,
         axis=axis,
         batch=batch,
         times=len(flips),
@@ -62,12 +85,6 @@ def slabs_of(
         convention=convention,
         device=device,
     )
-    for slab in slabs:
-        values = torch.from_numpy(slab.scores)
-        values -= values.amax(0)
-        values.exp_()
-        values /= values.sum(0)
-        yield slab
 
 
 def predict_scores(

@@ -10,13 +10,14 @@ import torch
 from monai.inferers.utils import sliding_window_inference
 from torch import Tensor, nn
 
-from medcl.inference.blending import Scorer, blended, whole
+from medcl.inference import blending
+from medcl.inference.blending import Scorer, blended, slab_axis, whole
 from medcl.preparation.restore import Slab
 
 
 def all_at_once(network: nn.Module) -> Scorer:
-    """A scorer that tells all classes at once."""
-    return lambda windows: iter([(0, network(windows))])
+    """A scorer that tells what ``network`` gives, once."""
+    return lambda windows: iter([network(windows)])
 
 
 def list_of(slabs: Iterable[Slab]) -> list[Slab]:
@@ -49,6 +50,29 @@ def test_windows_that_are_no_cubes_are_weighted_as_monai_does(window: tuple[int,
     assert torch.equal(found, theirs)
 
 
+@pytest.mark.parametrize("numbers", [1 << 22, 700, 1])
+@pytest.mark.parametrize("window", [(8, 8, 8), (8, 8)])
+def test_maps_blended_before_the_head_give_the_scores_blended_after_it(
+    window: tuple[int, ...], numbers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blending, "_SLAB", numbers)
+    torch.manual_seed(6)
+    conv = nn.Conv3d if len(window) == 3 else nn.Conv2d
+    body, head = conv(2, 3, 3, padding=1).requires_grad_(False), conv(3, 11, 1).requires_grad_(False)
+    data, box = torch.randn(2, 30, 19, 6), np.array([[3.5, 2.5, 1.5], [9.5, 9.5, 3.5]])
+    axis = slab_axis(data.shape[1:], len(window))
+    expected = list_of(blended(all_at_once(nn.Sequential(body, head)), 11, data, window, axis=axis, box=box))
+    found = list_of(blended(all_at_once(body), 3, data, window, head=head, axis=axis, box=box))
+    shape = data.shape[1:]
+    torch.testing.assert_close(whole(iter(found), shape), whole(iter(expected), shape), atol=1e-6, rtol=1e-5)
+    for slabs in (found, expected):
+        assert [0, *(slab.stop for slab in slabs)] == [*(slab.start for slab in slabs), shape[axis]]
+        assert all(slab.scores.size <= numbers or slab.stop == slab.start + 1 for slab in slabs)
+    beyond = whole(iter(found), shape)[:, -1, -1, -1]
+    assert beyond[0] == 100
+    assert (beyond[1:] == 0).all(), "where no window lies, the head's bias says nothing"
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_slabs_along_any_axis_are_of_the_same_scores(axis: int) -> None:
     torch.manual_seed(4)
@@ -65,10 +89,10 @@ def test_windows_outside_the_body_are_not_asked_and_change_nothing_within(window
     network = nn.Conv3d(1, 3, 3, padding=1) if len(window) == 3 else nn.Conv2d(1, 3, 3, padding=1)
     asked = 0
 
-    def scorer(windows: Tensor) -> Iterator[tuple[int, Tensor]]:
+    def scorer(windows: Tensor) -> Iterator[Tensor]:
         nonlocal asked
         asked += len(windows)
-        yield 0, network.requires_grad_(False)(windows)
+        yield network.requires_grad_(False)(windows)
 
     data = torch.randn(1, 40, 24, 17)
     everywhere = whole(blended(scorer, 3, data, window), data.shape[1:])
@@ -87,11 +111,11 @@ def test_less_memory_than_was_asked_for_is_lived_with(caplog: pytest.LogCaptureF
     network = nn.Conv3d(1, 2, 3, padding=1).requires_grad_(False)
     sizes = []
 
-    def scorer(windows: Tensor) -> Iterator[tuple[int, Tensor]]:
+    def scorer(windows: Tensor) -> Iterator[Tensor]:
         sizes.append(len(windows))
         if len(windows) > 1:
             raise torch.OutOfMemoryError
-        yield 0, network(windows)
+        yield network(windows)
 
     data = torch.randn(1, 20, 9, 9)
     found = whole(blended(scorer, 2, data, (8, 8, 8), batch=4), data.shape[1:])
@@ -100,7 +124,7 @@ def test_less_memory_than_was_asked_for_is_lived_with(caplog: pytest.LogCaptureF
     assert max(sizes[3:]) == 1
     assert "going on with 1" in caplog.text
 
-    def never(windows: Tensor) -> Iterator[tuple[int, Tensor]]:
+    def never(windows: Tensor) -> Iterator[Tensor]:
         raise torch.OutOfMemoryError
         yield
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,10 +22,11 @@ class _Threshold(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.encoder, self.classes = SimpleNamespace(spatial_dims=3), 2
+        self.head = nn.Conv3d(2, 2, 1)
         self.sharpness = nn.Parameter(torch.tensor(8.0))
 
-    def scores_in_parts(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
-        yield 0, torch.cat([torch.zeros_like(x), self.sharpness.detach() * (x - 0.5)], 1)
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(x), self.sharpness.detach() * (x - 0.5)], 1)
 
 
 def test_noisier_scans_are_expected_to_be_segmented_worse() -> None:

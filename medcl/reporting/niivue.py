@@ -34,6 +34,11 @@ def niivue_module() -> str:
     )
 
 
+def has_niivue() -> bool:
+    """Whether :func:`niivue_module` has where to look."""
+    return _bundle() is not None
+
+
 def niivue_licence() -> str:
     """The licence text that must go with the module; empty where the package's metadata are missing."""
     try:

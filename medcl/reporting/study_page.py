@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 from markupsafe import Markup
@@ -16,19 +17,25 @@ from medcl import __version__
 from medcl.errors import MedclError
 from medcl.records.layouts import open_data
 from medcl.records.names import is_image
+from medcl.records.record import Record
 from medcl.reporting.budget import steps_figure, worth_figure
 from medcl.reporting.curves import FINETUNING, PRETRAINING, Line, curve_figure, run_curves
 from medcl.reporting.efficiency import difference_figure, efficiency_figure, series_of
 from medcl.reporting.figures import write_svg
+from medcl.reporting.niivue import has_niivue
 from medcl.reporting.overlays import PREDICTION, TRUTH, Overlay, overlay_figure
 from medcl.reporting.page import environment_facts, write_html
 from medcl.reporting.representation import spectrum_figure
 from medcl.reporting.run_page import NUMBERS, number_row, read_diagnoses
+from medcl.reporting.viewer import write_view
 from medcl.runs import RunFolder
 
 log = logging.getLogger(__name__)
 
 Study = Mapping[str, Any]
+
+_VIEW_MB = 100
+"""Of a case's own page: three of them lie beside every study."""
 
 
 def write_study_page(run: RunFolder) -> Path:
@@ -226,10 +233,22 @@ def _cases(run: RunFolder, study: Study, cell: Mapping[str, Any]) -> list[dict[s
             kind = "png" if is_image(record.volume[0]) else "nii.gz"
             prediction = run.path / cell["folder"] / "masks" / f"{case}.{kind}"
             drawn = overlay_figure(Overlay(case, record.volume, record.label, prediction, value))
-            shown.append({"rank": rank, "id": case, "dice": value, "baseline": rival.get(case), "figure": drawn})
+            view = _view(run, record, prediction)
+            found = {"rank": rank, "id": case, "dice": value, "baseline": rival.get(case), "figure": drawn}
+            shown.append({**found, "view": view and quote(view.relative_to(run.path).as_posix())})
     except MedclError as error:
         log.warning("the page has no pictures of cases: %s", error)
     return shown
+
+
+def _view(run: RunFolder, record: Record, prediction: Path) -> Path | None:
+    """A page of `medcl view` with the whole case; None where the viewer is not installed, or where channels lie in files of their own."""
+    if not has_niivue() or len(record.volume) > 1 or record.label is None:
+        return None
+    page = run.path / "views" / f"{record.id.replace('/', '_')}.view.html"
+    page.parent.mkdir(exist_ok=True)
+    masks = [("truth", record.label), ("prediction", prediction)]
+    return write_view(record.volume[0], masks, out=page, name=record.id, limit_mb=_VIEW_MB).path
 
 
 def _stages(run: RunFolder, study: Study) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 import study_standins
@@ -15,6 +16,7 @@ import study_standins
 import medcl.objectives  # noqa: F401  (arms name objectives)
 from medcl.config.load import validate
 from medcl.config.pipeline import PipelineConfig
+from medcl.reporting.niivue import has_niivue
 from medcl.reporting.run_page import write_page
 from medcl.reporting.study_page import write_study_page
 from medcl.runs import RunFolder
@@ -115,7 +117,7 @@ def test_pages_are_one_valid_file_that_loads_nothing(which: str, request: pytest
     assert not document.open
     assert len(set(document.ids)) == len(document.ids), "ids repeat"
     assert document.references <= set(document.ids)
-    assert all(address.startswith("data:") for address in document.addresses)
+    assert all(address.startswith(("data:", "views/")) for address in document.addresses)  # views are links to follow
     assert "script" not in document.tags
     assert "@import" not in text
     assert not re.search(r"url\(\s*['\"]?(?!#)", text)
@@ -147,6 +149,17 @@ def test_the_study_says_what_it_is_and_what_failed(study: RunFolder) -> None:
         drawn = (study.path / "figures" / f"{name}.svg").read_text()
         assert "var(" not in drawn, "a figure of its own has no page to take colours from"
         assert "#0072b2" in drawn
+
+
+@pytest.mark.skipif(not has_niivue(), reason='the viewer is not installed: pip install "medcl[view]"')
+def test_the_cases_of_a_study_have_viewer_pages_of_their_own(study: RunFolder) -> None:
+    links = re.findall(r'<a href="(views/[^"]+)">All of it, in 3D</a>', study.page.read_text())
+    assert len(links) == 3, "best, median and worst"
+    for link in links:
+        page = (study.path / unquote(link)).read_text()
+        assert '<meta name="medcl-page" content="view">' in page
+        assert re.findall(r"data-mask", page)
+        assert str(study.path.parent) not in page, "no paths"
 
 
 def test_a_study_that_counts_subjects_says_so(study: RunFolder, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """From windows to a label map: medcl beside MONAI's sliding window, with the same weights on the same volume.
 
-    python benchmarks/inference.py [--rounds 5] [--classes 14 50] [--batches 1 4] [--threads 1]
+    python benchmarks/inference.py [--rounds 5] [--classes 14 50] [--batches 1 2] [--threads 1]
 
 A volume of 192 x 192 x 128 and medcl's `tiny` network with as many outputs as there are classes, windows of 96^3 that share half their length.
 MONAI: `sliding_window_inference(mode="gaussian").argmax(1)`. medcl: `score_slabs` and `restore`, which `medcl predict` calls, in a process that keeps freed memory, as the
@@ -153,7 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--classes", type=int, nargs="+", default=[14, 50])
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--job", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)

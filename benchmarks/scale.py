@@ -201,6 +201,9 @@ def main() -> None:
     if given.volumes < 2:
         parser.error("--volumes: at least 2, for the first one also warms up")
     if given.part:
+        from medcl.allocation import keep_freed_memory
+
+        keep_freed_memory()  # as the commands do
         print(json.dumps(PARTS[given.part](given.folder, given)))
         return
     with tempfile.TemporaryDirectory(prefix="medcl-scale-") as name:

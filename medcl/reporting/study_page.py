@@ -242,13 +242,17 @@ def _cases(run: RunFolder, study: Study, cell: Mapping[str, Any]) -> list[dict[s
 
 
 def _view(run: RunFolder, record: Record, prediction: Path) -> Path | None:
-    """A page of `medcl view` with the whole case; None where the viewer is not installed, or where channels lie in files of their own."""
-    if not has_niivue() or len(record.volume) > 1 or record.label is None:
+    """A page of `medcl view` with the case, of several files of channels the first; None where the viewer is not installed or refuses it."""
+    if not has_niivue() or record.label is None:
         return None
     page = run.path / "views" / f"{record.id.replace('/', '_')}.view.html"
     page.parent.mkdir(exist_ok=True)
     masks = [("truth", record.label), ("prediction", prediction)]
-    return write_view(record.volume[0], masks, out=page, name=record.id, limit_mb=_VIEW_MB).path
+    try:
+        return write_view(record.volume[0], masks, out=page, name=record.id, limit_mb=_VIEW_MB).path
+    except MedclError as error:
+        log.warning("%s has no page in the viewer: %s", record.id, error)
+        return None
 
 
 def _stages(run: RunFolder, study: Study) -> list[dict[str, Any]]:

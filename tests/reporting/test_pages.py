@@ -162,6 +162,20 @@ def test_the_cases_of_a_study_have_viewer_pages_of_their_own(study: RunFolder) -
         assert str(study.path.parent) not in page, "no paths"
 
 
+@pytest.mark.skipif(not has_niivue(), reason='the viewer is not installed: pip install "medcl[view]"')
+def test_a_case_that_the_viewer_refuses_keeps_its_picture(
+    study: RunFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = RunFolder(shutil.copytree(study.path, tmp_path / "study"))
+    mine = min((copy.path / "views").iterdir())
+    mine.write_text("notes of my own")
+    text = write_study_page(copy).read_text()
+    assert text.count("All of it, in 3D") == 2
+    assert text.count('<figure class="case">') == 3
+    assert mine.read_text() == "notes of my own"
+    assert "has no page in the viewer" in caplog.text
+
+
 def test_a_study_that_counts_subjects_says_so(study: RunFolder, tmp_path: Path) -> None:
     facts = json.loads((study.path / "study.json").read_text())
     assert facts["counted"] == "volume"

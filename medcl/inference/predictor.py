@@ -17,7 +17,7 @@ from medcl.encoders.volume import Encoder
 from medcl.errors import ConfigError, WeightsError
 from medcl.inference.blending import slab_axis
 from medcl.inference.certainty import ExpectedDice, with_entropy
-from medcl.inference.sliding import mean_slabs, slabs_of
+from medcl.inference.sliding import mean_slabs, score_slabs, with_softmax
 from medcl.modalities.volume import Volume, read_volume
 from medcl.preparation.apply import Prepared, prepare
 from medcl.preparation.recipe import Recipe
@@ -177,17 +177,19 @@ class Predictor:
         data = torch.from_numpy(prepared.data)
         axis = slab_axis(data.shape[1:], min(member.segmenter.encoder.spatial_dims for member in members))
         slabs = [
-            slabs_of(
-                member.segmenter,
-                data,
-                member.window,
-                axis=axis,
-                batch=self.batch or windows_at_a_time(self.device, member.segmenter.encoder, member.window),
-                mirror=member.mirror,
-                box=prepared.box if self.skip_empty else None,
-                precision=self.precision,
-                convention=member.recipe.convention,
-                device=self.device,
+            with_softmax(
+                score_slabs(
+                    member.segmenter,
+                    data,
+                    member.window,
+                    axis=axis,
+                    batch=self.batch or windows_at_a_time(self.device, member.segmenter.encoder, member.window),
+                    mirror=member.mirror,
+                    box=prepared.box if self.skip_empty else None,
+                    precision=self.precision,
+                    convention=member.recipe.convention,
+                    device=self.device,
+                )
             )
             for member in members
         ]

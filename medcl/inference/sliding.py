@@ -16,31 +16,6 @@ from medcl.preparation.restore import Slab
 from medcl.types import Array
 
 
-def slabs_of(
-    segmenter: Segmenter,
-    data: Tensor,
-    patch: Sequence[int],
-    *,
-    axis: int | None = None,
-    batch: int = 4,
-    mirror: Sequence[int] = (),
-    box: Array | None = None,
-    precision: Literal["32", "bf16"] = "32",
-    convention: Convention = "medcl",
-    device: torch.device | str = "cpu",
-) -> Iterator[Slab]:
-    """Probabilities of ``data (C, X, Y, Z)`` by ``segmenter`` (in eval mode), slab by slab: the softmax of :func:`score_slabs`."""
-    slabs = score_slabs(
-        segmenter, data, patch, axis=axis, batch=batch, mirror=mirror, box=box, precision=precision, convention=convention, device=device
-    )  # fmt: skip
-    for slab in slabs:
-        values = torch.from_numpy(slab.scores)
-        values -= values.amax(0)
-        values.exp_()
-        values /= values.sum(0)
-        yield slab
-
-
 def score_slabs(
     segmenter: Segmenter,
     data: Tensor,
@@ -87,6 +62,16 @@ def score_slabs(
     )
 
 
+def with_softmax(slabs: Iterator[Slab]) -> Iterator[Slab]:
+    """``slabs`` of scores as probabilities, computed in place."""
+    for slab in slabs:
+        values = torch.from_numpy(slab.scores)
+        values -= values.amax(0)
+        values.exp_()
+        values /= values.sum(0)
+        yield slab
+
+
 def predict_scores(
     segmenter: Segmenter,
     data: Tensor,
@@ -97,9 +82,9 @@ def predict_scores(
     convention: Convention = "medcl",
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """The probabilities ``(K, X, Y, Z)`` of :func:`slabs_of` as a whole, on the CPU."""
-    slabs = slabs_of(segmenter, data, patch, batch=batch, mirror=mirror, convention=convention, device=device)
-    return whole(slabs, data.shape[1:])
+    """The probabilities ``(K, X, Y, Z)`` of all of ``data``, on the CPU; arguments as of :func:`score_slabs`."""
+    slabs = score_slabs(segmenter, data, patch, batch=batch, mirror=mirror, convention=convention, device=device)
+    return whole(with_softmax(slabs), data.shape[1:])
 
 
 def mean_slabs(members: Sequence[Iterator[Slab]], *, variance: bool = False) -> Iterator[Slab]:

@@ -10,7 +10,7 @@ import torch
 from medcl.encoders.segmenter import Segmenter
 from medcl.evaluation.metrics import dice
 from medcl.inference.certainty import ExpectedDice
-from medcl.inference.sliding import slabs_of
+from medcl.inference.sliding import score_slabs, with_softmax
 from medcl.preparation.store import Store
 from medcl.weights.calibration import DiceCalibration
 
@@ -27,7 +27,7 @@ def calibrate(segmenter: Segmenter, store: Store, ids: Sequence[str], patch: Seq
         entry = store.open(record_id)
         told, labels = ExpectedDice(), np.empty(entry.label.shape, np.int64)
         data = torch.from_numpy(np.array(entry.data))
-        slabs = slabs_of(segmenter, data, patch, convention=store.recipe.convention, device=device)
+        slabs = with_softmax(score_slabs(segmenter, data, patch, convention=store.recipe.convention, device=device))
         for slab in told.watching(slabs):
             rows = [slice(None)] * 3
             rows[slab.axis] = slice(slab.start, slab.stop)

@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from medcl.config.encoder import ResidualEncoderConfig
+from medcl.encoders.build import build_encoder
+from medcl.encoders.segmenter import Segmenter
 from medcl.inference.blending import whole
-from medcl.inference.sliding import mean_slabs, mirrored_axes, predict_scores, slabs_of
+from medcl.inference.sliding import mean_slabs, mirrored_axes, predict_scores, score_slabs, with_softmax
 
 
 class _Encoder(nn.Module):
@@ -90,6 +93,31 @@ def test_every_flip_comes_once() -> None:
 def test_several_networks_are_averaged_whatever_their_windows() -> None:
     data = torch.randn(2, 25, 9, 9, generator=torch.Generator().manual_seed(6))
     network, windows = _Pointwise(), [(8, 9, 9), (10, 9, 9), (25, 9, 9)]
-    each = [whole(slabs_of(network, data, window), data.shape[1:]) for window in windows]
-    together = whole(mean_slabs([slabs_of(network, data, window) for window in windows]), data.shape[1:])
+    each = [whole(with_softmax(score_slabs(network, data, window)), data.shape[1:]) for window in windows]
+    together = whole(
+        mean_slabs([with_softmax(score_slabs(network, data, window)) for window in windows]), data.shape[1:]
+    )
     torch.testing.assert_close(together, sum(each) / 3)
+
+
+class _Forward(_Network):
+    """A segmenter of whose scores, not maps, windows are told."""
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        super().__init__(segmenter.classes)
+        self.segmenter = segmenter
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.segmenter(x)
+
+
+@pytest.mark.parametrize("mirror", [(), (0, 2)])
+def test_a_network_of_fewer_maps_than_classes_is_blended_in_its_maps(mirror: tuple[int, ...]) -> None:
+    torch.manual_seed(9)
+    segmenter = Segmenter(build_encoder(ResidualEncoderConfig(), 1, (16, 16, 16)), 20).eval().requires_grad_(False)
+    assert segmenter.head.in_channels < 20
+    data, told = torch.randn(1, 28, 19, 16), []
+    segmenter.head.register_forward_pre_hook(lambda _, given: told.append(given[0].shape[2:].numel()))
+    found = predict_scores(segmenter, data, (16, 16, 16), mirror=mirror)
+    assert sum(told) == data.numel(), "the head sees every voxel once"
+    torch.testing.assert_close(found, predict_scores(_Forward(segmenter), data, (16, 16, 16), mirror=mirror))
